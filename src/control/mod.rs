@@ -1,0 +1,3 @@
+//! The config socket.
+
+pub mod wire;

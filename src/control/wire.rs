@@ -1,0 +1,242 @@
+//! The config socket's language: one JSON object a line, in both directions.
+//!
+//! ```text
+//! → {"v":1,"verb":"status"}
+//! ← {"v":1,"ok":{"status":{…}}}
+//! ← {"v":1,"error":"…"}
+//! ```
+//! A server refuses a line longer than [`MAX_REQUEST`] and a version it does not speak; it never grows past that.
+
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+pub const VERSION: u32 = 1;
+/// The longest request line, with its newline.
+pub const MAX_REQUEST: usize = 64 * 1024;
+/// The longest answer that a client reads.
+pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// The most connections in one answer; the client asks on from `next`.
+pub const CONN_PAGE: usize = 4096;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    pub v: u32,
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verb")]
+pub enum Request {
+    #[serde(rename = "status")]
+    Status,
+    #[serde(rename = "service list")]
+    ServiceList,
+    /// One page of connections, from where the last one ended.
+    #[serde(rename = "conn list")]
+    ConnList {
+        #[serde(default)]
+        from: ConnCursor,
+    },
+    #[serde(rename = "stats")]
+    Stats,
+    #[serde(rename = "stop")]
+    Stop,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnCursor {
+    pub worker: usize,
+    pub bucket: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    pub v: u32,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Ok(Answer),
+    Error(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Status(Status),
+    Services(Vec<ServiceEntry>),
+    Connections(ConnPage),
+    Stats(Stats),
+    Stopping,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub commit: String,
+    pub dpdk: String,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    pub config: String,
+    /// The epoch of the configuration in force.
+    pub epoch: u64,
+    pub management_core: usize,
+    pub ports: Vec<PortStatus>,
+    pub workers: Vec<WorkerStatus>,
+    /// What the operator should know: a real that does not answer, somebody else with our address.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortStatus {
+    pub name: String,
+    /// As configured: `tap dtap0`, `pci 0000:3b:00.0`.
+    pub device: String,
+    pub driver: String,
+    pub mac: String,
+    pub address: String,
+    pub vlan: Option<u16>,
+    pub gateway: Option<Ipv4Addr>,
+    pub gateway_mac: Option<String>,
+    pub mtu: u16,
+    pub link_up: bool,
+    /// Megabits a second, 0 when the port does not know.
+    pub speed: u32,
+    pub queues: usize,
+    pub host_tap: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    pub id: usize,
+    pub core: usize,
+    pub flows: u64,
+    pub flow_capacity: u64,
+    /// What backs the flow table, e.g. "2 MB pages" or "4 KB pages".
+    pub flow_memory: String,
+    /// The epoch that it has passed.
+    pub epoch: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceEntry {
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    pub address: SocketAddrV4,
+    pub scheduler: String,
+    pub traffic: TrafficEntry,
+    pub reals: Vec<RealEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RealEntry {
+    pub address: SocketAddrV4,
+    /// `Route`, as ipvsadm says.
+    pub forward: String,
+    pub weight: u16,
+    pub state: RealState,
+    pub mac: Option<String>,
+    pub traffic: TrafficEntry,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RealState {
+    Resolved,
+    Resolving,
+    Unreachable,
+    /// The MAC was given by hand.
+    Fixed,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficEntry {
+    pub connections: u64,
+    pub packets: u64,
+    pub bytes: u64,
+    pub active: u64,
+    pub inactive: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnPage {
+    pub connections: Vec<ConnEntry>,
+    /// Where to go on; none: that was all.
+    pub next: Option<ConnCursor>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnEntry {
+    pub protocol: String,
+    pub client: SocketAddrV4,
+    pub virtual_address: SocketAddrV4,
+    pub real: SocketAddrV4,
+    pub state: String,
+    pub expires_seconds: u64,
+    pub worker: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    pub total: FrameStats,
+    pub workers: Vec<FrameStats>,
+    pub ports: Vec<PortStats>,
+    pub manage: ManageStats,
+}
+
+/// A worker's counters, as `crate::counters` names them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FrameStats {
+    pub received: u64,
+    pub received_bytes: u64,
+    pub forwarded: u64,
+    pub forwarded_bytes: u64,
+    pub to_manage: u64,
+    pub to_host: u64,
+    /// By name, only those that are not zero.
+    pub dropped: std::collections::BTreeMap<String, u64>,
+    pub originated: u64,
+    pub originated_sent: u64,
+    pub originated_dropped: u64,
+    pub flows: u64,
+    pub flows_created: u64,
+    pub flows_expired: u64,
+    pub turns: u64,
+    pub waits: u64,
+}
+
+/// The port's own statistics, as its driver counts them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PortStats {
+    pub name: String,
+    pub received: u64,
+    pub received_bytes: u64,
+    pub sent: u64,
+    pub sent_bytes: u64,
+    /// Lost in the port: no descriptor or no buffer was free.
+    pub missed: u64,
+    pub errors: u64,
+    pub send_errors: u64,
+    pub no_buffer: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ManageStats {
+    pub arp_replies: u64,
+    pub arp_requests: u64,
+    pub gratuitous_arps: u64,
+    pub echo_replies: u64,
+    /// Not answered because of the rate limit.
+    pub rate_limited: u64,
+    /// Handed to the management core, and nothing to be done about them.
+    pub ignored: u64,
+    /// Somebody else claimed a virtual address or the port's own.
+    pub conflicts: u64,
+    pub host_received: u64,
+    pub host_sent: u64,
+    pub host_dropped: u64,
+}

@@ -1,0 +1,19 @@
+//! drover: a layer-4 director. Read `ARCHITECTURE.md` first, then `director.rs`.
+//!
+//! Imports point one way:
+//! packet ← service, flow ← forward ← director ← worker.
+
+#![deny(unsafe_code)]
+
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod counters;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+pub mod lab;
+pub mod manage;
+pub mod packet;
+pub mod preflight;
+pub mod sys;
+pub mod verdict;
