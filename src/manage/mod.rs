@@ -1,1 +1,7 @@
-//! (to come)
+//! The management core's network duties.
+
+pub mod arp;
+mod ethernet;
+mod limit;
+pub mod neighbour;
+mod random;
