@@ -71,7 +71,12 @@ impl HostState {
         self.record.note_table(&silence::table(interface));
         self.record.note_offloads(interface, index, netdev::offloads(interface)?);
         self.save()?;
-        silence::drop_all(interface)?;
+        if let Err(error) = silence::drop_all(interface) {
+            // nft does all or nothing; where it cannot work it could not remove either.
+            self.record.forget_table(&silence::table(interface));
+            self.save()?;
+            return Err(error);
+        }
         netdev::set_offloads(interface, netdev::Offloads { gro: false, lro: false })
     }
 

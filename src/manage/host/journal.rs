@@ -82,6 +82,10 @@ impl Record {
         }
     }
 
+    pub fn forget_table(&mut self, table: &str) {
+        self.tables.retain(|known| known != table);
+    }
+
     pub fn redirects(&self) -> impl Iterator<Item = (&str, u8)> {
         self.redirects.iter().map(|(name, original)| (name.as_str(), *original))
     }
