@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod counters;
+pub mod director;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod flow;
@@ -18,5 +19,7 @@ pub mod manage;
 pub mod packet;
 pub mod preflight;
 pub mod service;
+pub mod sim;
 pub mod sys;
 pub mod verdict;
+pub mod worker;
