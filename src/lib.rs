@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod counters;
 #[cfg(feature = "dpdk")]
+#[allow(unsafe_code)]
 pub mod dpdk;
 pub mod lab;
 pub mod manage;

@@ -59,7 +59,8 @@ fn every_field_lies_where_c_says() {
 
 #[test]
 fn every_structure_is_as_large_as_c_says() {
-    let ours = [size_of::<rte_mbuf>(), size_of::<rte_eth_conf>(), size_of::<rte_eth_dev_info>(), size_of::<rte_eth_stats>()];
+    let ours =
+        [size_of::<rte_mbuf>(), size_of::<rte_eth_conf>(), size_of::<rte_eth_dev_info>(), size_of::<rte_eth_stats>()];
     for (which, ours) in ours.into_iter().enumerate() {
         // SAFETY: takes a number, returns a number.
         assert_eq!(ours, unsafe { drover_layout_size(which as c_int) }, "structure {which}");
