@@ -12,6 +12,7 @@ pub mod control;
 pub mod counters;
 pub mod director;
 #[cfg(feature = "dpdk")]
+#[allow(unsafe_code)]
 pub mod dpdk;
 pub mod flow;
 pub mod forward;
