@@ -1,0 +1,3 @@
+//! droverd in the lab.
+pub struct Director;
+pub struct Droverd;
