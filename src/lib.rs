@@ -11,9 +11,12 @@ pub mod control;
 pub mod counters;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod flow;
+pub mod forward;
 pub mod lab;
 pub mod manage;
 pub mod packet;
 pub mod preflight;
+pub mod service;
 pub mod sys;
 pub mod verdict;
