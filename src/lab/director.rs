@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use toml::{Table, Value};
@@ -52,24 +52,28 @@ impl Droverd {
         let file = lab.path().join("droverd.toml");
         fs::write(&file, text).map_err(doing(file.display()))?;
         let mut droverd = Droverd { child: launch(lab, &start.program, &file)? };
-        wait_for(PATIENCE, "droverd to answer on its socket", || droverd.answers(lab))
+        let ended = wait_for(PATIENCE, "droverd to answer on its socket", || droverd.answers(lab))
             .map_err(|error| LabError::new(format!("{error}\n{}", log_tail(lab))))?;
+        if let Some(status) = ended {
+            return Err(LabError::new(format!("droverd did not start ({status}); {}", log_tail(lab))));
+        }
         if let Some(tap) = tap {
             network::plug_tap(lab, &tap)?;
         }
         Ok(droverd)
     }
 
-    fn answers(&mut self, lab: &Lab) -> std::result::Result<(), String> {
-        if let Some(status) = self.exit_code()? {
-            return Err(format!("it has ended: {status}"));
+    /// Nothing once it answers; how it ended, if it did that instead.
+    fn answers(&mut self, lab: &Lab) -> std::result::Result<Option<ExitStatus>, String> {
+        if let Some(status) = self.exit_code().map_err(|error| error.to_string())? {
+            return Ok(Some(status));
         }
-        lab.status().map(drop).map_err(|error| error.to_string())
+        lab.status().map(|_| None).map_err(|error| error.to_string())
     }
 
     /// How it ended, once it has.
-    pub fn exit_code(&mut self) -> std::result::Result<Option<std::process::ExitStatus>, String> {
-        self.child.try_wait().map_err(|error| error.to_string())
+    pub fn exit_code(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().map_err(doing("droverd"))
     }
 }
 

@@ -161,11 +161,13 @@ impl Holder {
     }
 }
 
+/// Our own directory first, so that `drover` inside the lab is this one.
 fn tool_path() -> String {
-    match std::env::var("PATH") {
-        Ok(path) => format!("{path}:{TOOLS}"),
-        Err(_) => TOOLS.to_owned(),
-    }
+    let us = std::env::current_exe().ok();
+    let ours = us.as_deref().and_then(Path::parent).map(|path| path.display().to_string());
+    let inherited = std::env::var("PATH").ok();
+    let parts: Vec<String> = ours.into_iter().chain(inherited).chain([TOOLS.to_owned()]).collect();
+    parts.join(":")
 }
 
 /// When the process started, in clock ticks since boot: with the process id it names one process for ever.

@@ -4,18 +4,21 @@
 //! One *holder* process owns all of it, see [`holder`]. Everything here is done by the ordinary tools (`ip`, `nsenter`,
 //! `nginx`, `curl`), so that whoever reads it can type the same commands.
 
+mod demo;
 pub mod director;
 pub mod error;
 pub mod holder;
 pub mod network;
-pub mod servers;
+mod progress;
+pub mod run;
+mod servers;
 pub mod state;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-pub use director::{Director, Droverd};
+pub use director::{Droverd, Start};
 pub use error::{LabError, Result};
 pub use holder::{Holder, Life};
 pub use network::{CLIENT, DIRECTOR, HOSTS, REALS, SWITCH, VIP};
@@ -132,15 +135,30 @@ pub fn dispatch(command: LabCommand) -> ExitCode {
 
 fn perform(command: LabCommand) -> Result<ExitCode> {
     match command {
-        LabCommand::Up { .. } => {
-            let dir = LabDir::new("lab")?.create()?;
-            Lab::build(dir, Life::Detached)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        LabCommand::Up { port, config } => up(port, config.as_deref()),
+        LabCommand::Run { requests } => run(requests),
         LabCommand::Exec { host, command } => exec(&host, &command),
         LabCommand::Down => down(),
-        LabCommand::Run { .. } | LabCommand::Demo { .. } => Ok(ExitCode::SUCCESS),
+        LabCommand::Demo { port, requests, once } => demo::demo(port, requests, once),
     }
+}
+
+fn up(port: LabPort, config: Option<&Path>) -> Result<ExitCode> {
+    let start = Start::new(port, config)?;
+    let mut lab = Lab::build(LabDir::new("lab")?.create()?, Life::Detached)?;
+    if let Err(error) = Droverd::start(&lab, &start) {
+        lab.down()?;
+        return Err(error);
+    }
+    println!("the lab is up: {}", HOSTS.join(", "));
+    println!("`drover lab run` sends requests, `drover lab exec HOST -- CMD` looks around, `drover lab down` ends it");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(requests: u32) -> Result<ExitCode> {
+    let report = run::report(&Lab::attach(LabDir::new("lab")?)?, requests)?;
+    println!("{report}");
+    Ok(if report.complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn exec(host: &str, words: &[OsString]) -> Result<ExitCode> {

@@ -37,8 +37,13 @@ pub fn requests(lab: &Lab, requests: u32) -> Result<Outcome> {
     let parallel = PARALLEL.to_string();
     let url = format!("http://{VIP}/[1-{requests}]");
     let mut curl = lab.command(CLIENT, "curl");
-    curl.args(["--silent", "--http1.0", "--parallel", "--parallel-max", &parallel, "--max-time", "10"])
-        .args(["--output", "/dev/null", "--write-out", "%{http_code} %{num_connects} %header{x-real}\\n", &url]);
+    curl.args(["--silent", "--http1.0", "--parallel", "--parallel-max", &parallel, "--max-time", "10"]).args([
+        "--output",
+        "/dev/null",
+        "--write-out",
+        "%{http_code} %{num_connects} %header{x-real}\\n",
+        &url,
+    ]);
     let started = Instant::now();
     let mut child = curl.stdout(Stdio::piped()).spawn().map_err(doing("curl"))?;
     let mut progress = Progress::new(requests.into());

@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use super::error::{LabError, Result, doing};
 use super::holder::Holder;
 
-/// One lab's directory. While this lives nobody else brings the same lab up or down.
+/// One lab's directory. Who makes it or removes it locks it first.
 pub struct LabDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,7 +41,7 @@ impl LabDir {
             .write(true)
             .open(&lock_path)
             .map_err(doing(lock_path.display()))?;
-        Ok(LabDir { path: base.join(name), _lock: lock })
+        Ok(LabDir { path: base.join(name), lock: lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -85,8 +85,13 @@ impl LabDir {
         self.path.join("holder.json")
     }
 
+    /// Others may now take it down.
+    pub fn release(&self) -> Result<()> {
+        rustix::fs::flock(&self.lock, FlockOperation::Unlock).map_err(doing("the lab's lock"))
+    }
+
     fn exclusively(&self) -> Result<()> {
-        rustix::fs::flock(&self._lock, FlockOperation::NonBlockingLockExclusive)
+        rustix::fs::flock(&self.lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| LabError::new("another `drover lab` is at work on this lab; wait for it"))
     }
 
