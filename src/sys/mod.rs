@@ -6,3 +6,5 @@ pub mod epoch;
 pub mod memory;
 #[allow(unsafe_code)]
 pub mod prefetch;
+#[allow(unsafe_code)]
+pub mod signals;
