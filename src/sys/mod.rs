@@ -5,6 +5,8 @@ pub mod epoch;
 #[allow(unsafe_code)]
 pub mod memory;
 #[allow(unsafe_code)]
+pub mod netdev;
+#[allow(unsafe_code)]
 pub mod prefetch;
 #[allow(unsafe_code)]
 pub mod signals;
