@@ -1,4 +1,12 @@
-//! The few other places that need `unsafe`: each is safe from outside.
+//! What needs `unsafe` beside DPDK: each module is safe to use from outside.
 
 #[allow(unsafe_code)]
+pub mod epoch;
+#[allow(unsafe_code)]
 pub mod interfaces;
+#[allow(unsafe_code)]
+pub mod memory;
+#[allow(unsafe_code)]
+pub mod prefetch;
+#[allow(unsafe_code)]
+pub mod signals;
