@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use drover::config::{self, Config, CoresConfig, Device, Idle, Protocol, Scheduler, WorkerCores};
+use drover::config::{self, Config, CoresConfig, Device, FlowsConfig, Idle, Protocol, Scheduler, WorkerCores};
+use drover::flow::FlowTable;
 use proptest::prelude::*;
 
 /// A port that has nothing wrong, to put other things behind.
@@ -408,6 +409,14 @@ fn a_pci_address_and_a_vdev_are_taken_as_people_write_them() {
     assert_eq!(config.ports[0].device.to_string(), "pci 0000:3b:1f.7");
     assert_eq!(config.ports[1].name, "net_pcap0");
     assert_eq!(config.ports[1].host_tap, "drover1");
+}
+
+#[test]
+fn the_arithmetic_is_that_of_the_table() {
+    for per_worker in [FlowsConfig::LEAST, 3_000, 12_288, 12_289, 100_000, 1_000_000] {
+        let table = FlowTable::new(per_worker, false, [1, 2]).unwrap();
+        assert_eq!(FlowsConfig { per_worker }.bytes_per_worker(), table.buckets() as u64 * 64, "{per_worker}");
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ struct Need {
 
 impl Need {
     fn of(config: &Config, workers: usize) -> Need {
-        let each = config.flows.bytes_per_worker();
+        let each = config.flows.bytes_per_worker().next_multiple_of(2 * MB);
         let buffers = u64::from(config.memory_mb) * MB;
         let tables = each.saturating_mul(workers as u64);
         let arithmetic = format!(
