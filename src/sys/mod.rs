@@ -3,6 +3,8 @@
 #[allow(unsafe_code)]
 pub mod epoch;
 #[allow(unsafe_code)]
+pub mod interfaces;
+#[allow(unsafe_code)]
 pub mod memory;
 #[allow(unsafe_code)]
 pub mod netdev;
