@@ -11,18 +11,18 @@ use drover::{config, daemon};
 #[command(name = "droverd", version)]
 struct Arguments {
     /// The configuration; conf/drover.toml explains every key.
-    #[arg(default_value = "/etc/drover/drover.toml")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/drover/drover.toml")]
     config: PathBuf,
-    /// Only check the configuration; start nothing.
-    #[arg(long)]
-    check: bool,
+    /// Check this configuration and start nothing.
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    if arguments.check {
-        return config::run_check(&arguments.config);
+    if let Some(file) = arguments.check {
+        return config::run_check(&file);
     }
     match config::load(&arguments.config) {
         Ok(config) => daemon::start(config, &arguments.config),

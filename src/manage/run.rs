@@ -184,7 +184,11 @@ impl<F: Frame> Management<F> {
     fn carry_out(&mut self, handled: Option<usize>, turn: &mut Turn) {
         for order in std::mem::take(&mut turn.out) {
             match order {
-                Out::Send { port, frame } => self.send(port, &frame, turn),
+                Out::Send { port, frame } => {
+                    if !self.send(port, &frame, turn) {
+                        log::debug!("port {port}: no buffer or no room for a frame of our own");
+                    }
+                }
                 Out::Host { port } => {
                     if let Some(length) = handled {
                         self.to_host(port, &turn.buffer[..length]);
