@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use dpdk_sys::rte_mbuf;
@@ -49,6 +49,12 @@ impl PortQueue {
     /// interrupted (EINTR): receive either way.
     pub fn wait_descriptors(&self) -> &[RawFd] {
         &self.descriptors
+    }
+
+    /// The same, for calls that want to know that they are open.
+    pub fn borrow_descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        // SAFETY: the driver closes them with the port, which stays open as long as the queue.
+        self.descriptors.iter().map(|descriptor| unsafe { BorrowedFd::borrow_raw(*descriptor) })
     }
 
     fn take(&mut self, into: &mut Burst<Mbuf>) -> usize {
