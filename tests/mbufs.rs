@@ -488,6 +488,10 @@ fn wait(queue: &PortQueue, at_most: Duration) -> Result<bool, Box<dyn Error>> {
 /// Receives on another thread than the one that opened the port, and lets no signal disturb either.
 fn a_tap_wakes_its_waiter(_: &Bench, port: &Port, queues: Vec<PortQueue>) -> Outcome {
     equal(port.kernel_interface(), Some("wake0"))?;
+    // As if a frame had arrived before the port was ours: the driver waits for the next signal from now on. It takes
+    // the first realtime signal that the C library leaves to programs, plus one.
+    let signal = Command::new("kill").args(["-35", &std::process::id().to_string()]).status()?;
+    ensure(signal.success(), || "kill does not work".into())?;
     wakes(queues, "wake0")
 }
 
@@ -509,6 +513,7 @@ fn wakes(mut queues: Vec<PortQueue>, from: &str) -> Outcome {
         let receiver = scope.spawn(move || receive_numbered(&mut queue, tell).map_err(|error| error.to_string()));
         for number in 0..FRAMES {
             sender.send_to(&(number as u32).to_be_bytes(), ("10.77.0.2", 7777))?;
+            poll(&mut [PollFd::new(&told, PollFlags::IN)], None)?;
             if rustix::io::read(&told, &mut [0])? == 0 {
                 break;
             }
