@@ -25,6 +25,7 @@ type Test = fn(&Bench) -> Outcome;
 /// Names the part that this process plays inside the namespace.
 const INSIDE: &str = "DROVER_TEST_INSIDE";
 const BUFFERS: u32 = 2047;
+const ROOM: u16 = 2048;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -373,8 +374,11 @@ struct Part {
     name: &'static str,
     /// Makes the interfaces, before EAL starts.
     prepare: &'static [&'static str],
-    vdev: &'static str,
-    queues: u16,
+    /// The first one is the port.
+    vdevs: &'static [&'static str],
+    options: PortOptions,
+    /// What a buffer holds.
+    room: u16,
     run: fn(&Bench, &Port, Vec<PortQueue>) -> Outcome,
 }
 
@@ -382,32 +386,64 @@ static PARTS: &[Part] = &[
     Part {
         name: "a_tap_wakes_its_waiter",
         prepare: &[],
-        vdev: "net_tap0,iface=wake0",
-        queues: 1,
+        vdevs: &["net_tap0,iface=wake0"],
+        options: ONE_QUEUE,
+        room: ROOM,
         run: a_tap_wakes_its_waiter,
     },
     Part {
         name: "a_tap_with_two_queues_wakes_each",
         prepare: &[],
-        vdev: "net_tap0,iface=wake0",
-        queues: 2,
+        vdevs: &["net_tap0,iface=wake0"],
+        options: TWO_QUEUES,
+        room: ROOM,
         run: two_queues_wake_each,
     },
     Part {
         name: "a_packet_socket_wakes_its_waiter",
         prepare: VETH,
-        vdev: "net_af_packet0,iface=wake0",
-        queues: 1,
+        vdevs: &["net_af_packet0,iface=wake0"],
+        options: ONE_QUEUE,
+        room: ROOM,
         run: a_packet_socket_wakes_its_waiter,
     },
     Part {
         name: "packet_sockets_wake_only_their_queue",
         prepare: VETH,
-        vdev: "net_af_packet0,iface=wake0,qpairs=2",
-        queues: 2,
+        vdevs: &["net_af_packet0,iface=wake0,qpairs=2"],
+        options: TWO_QUEUES,
+        room: ROOM,
         run: two_queues_wake_each,
     },
+    Part {
+        name: "long_frames_come_and_go_in_segments",
+        prepare: &[],
+        vdevs: &["net_tap0,iface=wake0"],
+        options: ONE_QUEUE,
+        room: 512,
+        run: long_frames_come_and_go_in_segments,
+    },
+    Part {
+        name: "vlan_tags_survive_packet_sockets",
+        prepare: VETH,
+        vdevs: &["net_af_packet0,iface=wake0", "net_af_packet1,iface=far0"],
+        options: ONE_QUEUE,
+        room: ROOM,
+        run: vlan_tags_survive_packet_sockets,
+    },
 ];
+
+const ONE_QUEUE: PortOptions = PortOptions {
+    queues: 1,
+    rx_descriptors: 1024,
+    tx_descriptors: 1024,
+    mtu: 1500,
+    mac: None,
+    rss: true,
+    promiscuous: false,
+    all_multicast: false,
+};
+const TWO_QUEUES: PortOptions = PortOptions { queues: 2, ..ONE_QUEUE };
 
 const VETH: &[&str] = &["link add wake0 type veth peer name far0", "link set wake0 up", "link set far0 up"];
 
@@ -442,13 +478,12 @@ fn play(part: &Part) -> Outcome {
     for line in part.prepare {
         ip(line)?;
     }
-    let (eal, directory) = start(64, &[part.vdev])?;
-    let pool = Mempool::create(&eal, "test", BUFFERS, None)?;
+    let (eal, directory) = start(64, part.vdevs)?;
+    let pool = Mempool::with_room(&eal, "test", BUFFERS, part.room, None)?;
     let bench = Bench { eal, pool, directory };
     let before = bench.pool.in_use();
-    let device = part.vdev.split(',').next().unwrap_or_default();
-    let options = PortOptions { queues: part.queues, ..PortOptions::default() };
-    let (port, queues) = Port::open(&bench.eal, device, &options, &bench.pool)?;
+    let device = part.vdevs[0].split(',').next().unwrap_or_default();
+    let (port, queues) = Port::open(&bench.eal, device, &part.options, &bench.pool)?;
     let outcome = (part.run)(&bench, &port, queues);
     drop(port);
     let after = bench.pool.in_use();
@@ -600,6 +635,78 @@ fn arrived(queues: &mut [PortQueue], number: usize) -> Result<usize, Box<dyn Err
         }
     }
     Err(format!("frame {number} did not arrive").into())
+}
+
+/// A kernel socket sends more than one buffer holds: the frame comes in several, and goes back so.
+fn long_frames_come_and_go_in_segments(_: &Bench, port: &Port, mut queues: Vec<PortQueue>) -> Outcome {
+    equal(port.mtu(), 1500)?;
+    let queue = &mut queues[0];
+    let socket = sender("wake0")?;
+    drain(queue);
+    let words: Vec<u8> = (0..1400u32).map(|at| (at % 251) as u8).collect();
+    socket.send_to(&words, ("10.77.0.2", 7777))?;
+    let mut burst = Burst::new();
+    while !burst.iter().any(|mbuf: &Mbuf| mbuf.wire_len() == 42 + words.len()) {
+        burst.clear();
+        wait_and_receive(queue, &mut burst)?;
+    }
+    burst.retain(|mbuf| mbuf.wire_len() == 42 + words.len());
+    ensure(burst[0].segments() > 1, || "the frame came in one piece".into())?;
+    let mut copy = vec![0; 2048];
+    equal(burst[0].copy_to(&mut copy), 42 + words.len())?;
+    equal(&copy[42..42 + words.len()], &words[..])?;
+    equal(burst[0].copy_to(&mut copy[..700]), 700)?;
+    // Chains keep their length, and what would have to move over a border is refused.
+    ensure(!burst[0].append(&[1]), || "appended to a chain".into())?;
+    answer(&mut burst[0]);
+    queue.send(&mut burst);
+    equal(burst.len(), 0)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let length = socket.recv(&mut copy)?;
+    equal(&copy[..length], &words[..])
+}
+
+/// Turns a datagram around: addresses and ports change places, which leaves both checksums right.
+fn answer(mbuf: &mut Mbuf) {
+    let bytes = mbuf.bytes_mut();
+    let mut swap = |first: usize, second: usize, length: usize| {
+        for at in 0..length {
+            bytes.swap(first + at, second + at);
+        }
+    };
+    swap(0, 6, 6);
+    swap(26, 30, 4);
+    swap(34, 36, 2);
+}
+
+/// The kernel takes the tag out before a packet socket sees the frame, at both ends.
+fn vlan_tags_survive_packet_sockets(bench: &Bench, _: &Port, mut queues: Vec<PortQueue>) -> Outcome {
+    let near = &mut queues[0];
+    let (_far_port, mut far) = Port::open(&bench.eal, "net_af_packet1", &PortOptions::default(), &bench.pool)?;
+    for round in 0..20u16 {
+        // An EtherType that the kernel does not speak, so that nothing else comes between.
+        let mut plain = numbered(usize::from(round));
+        plain[..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 0x88, 0xb5]);
+        for tag in [None, Some(0x2000 | round), Some(0)] {
+            let mut burst: Burst<Mbuf> = [bench.frame(&plain)?].into_iter().collect();
+            ensure(tag.is_none_or(|tag| burst[0].insert_vlan_tag(tag)), || "no room for a tag".into())?;
+            let sent = burst[0].bytes().to_vec();
+            far[0].send(&mut burst);
+            equal(burst.len(), 0)?;
+            equal(next_of_ours(near)?, sent)?;
+        }
+    }
+    Ok(())
+}
+
+fn next_of_ours(queue: &mut PortQueue) -> Result<Vec<u8>, Box<dyn Error>> {
+    loop {
+        let mut burst = Burst::new();
+        wait_and_receive(queue, &mut burst)?;
+        if let Some(mbuf) = burst.iter().find(|mbuf| mbuf.bytes().starts_with(&[2, 0, 0, 0, 0, 9])) {
+            return Ok(mbuf.bytes().to_vec());
+        }
+    }
 }
 
 /// Everything is dropped before the buffer: its memory must be there still.
