@@ -212,7 +212,8 @@ fn idle_of(
     }
     let mut descriptors = Vec::new();
     for (queue, port) in queues.iter().zip(&config.ports) {
-        let own = queue.own_wait_descriptors()?;
+        let own: Vec<OwnedFd> =
+            queue.borrow_descriptors().map(|descriptor| descriptor.try_clone_to_owned()).collect::<Result<_, _>>()?;
         if own.is_empty() {
             let remark = format!(
                 "worker {worker} polls although idle = \"wait\": port {} ({}) has nothing to wait on",

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::error::{Error, check};
+use super::messages;
 
 #[derive(Clone, Debug, Default)]
 pub struct EalOptions {
@@ -50,15 +51,9 @@ impl EalOptions {
     }
 }
 
-/// EAL writes to stderr by itself. It is quiet unless the log asks for it (`RUST_LOG=dpdk=debug`).
+/// What DPDK need not even put into words (see `messages`).
 fn log_level() -> &'static str {
-    if log::log_enabled!(target: "dpdk", log::Level::Trace) {
-        "debug"
-    } else if log::log_enabled!(target: "dpdk", log::Level::Debug) {
-        "info"
-    } else {
-        "warning"
-    }
+    if log::log_enabled!(target: "dpdk", log::Level::Trace) { "debug" } else { "warning" }
 }
 
 /// A share in the environment. When the last one goes, so does EAL; ports, queues and mempools hold one each.
@@ -88,6 +83,7 @@ impl Eal {
         // SAFETY: other Rust threads use the same lock as set_var does. C code that reads variables at this moment is
         // excluded by this function's contract. EAL has no other way to be told.
         unsafe { std::env::set_var("RUNTIME_DIRECTORY", &options.runtime_dir) };
+        messages::redirect();
         // EAL permutes this list and keeps pointers into the words: they live as long as the process, once.
         let mut argv: Vec<*mut c_char> = words.into_iter().map(CString::into_raw).collect();
         let count = argv.len() as c_int;
@@ -116,7 +112,7 @@ impl Eal {
         // Held until it is gone, so that nobody opens it meanwhile.
         let ports = self.0.ports.lock();
         if super::port::number(&device).is_some_and(|port| ports.contains(&port)) {
-            return Err(Error::new(what(), libc::EBUSY));
+            return Err(Error::refused(what(), libc::EBUSY));
         }
         // SAFETY: two C strings, and no handle of ours refers to the device.
         check(unsafe { dpdk_sys::rte_eal_hotplug_remove(c"vdev".as_ptr(), device.as_ptr()) }, what)

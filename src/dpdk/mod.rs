@@ -8,6 +8,7 @@ pub mod eal;
 pub mod error;
 pub mod mbuf;
 pub mod mempool;
+mod messages;
 pub mod port;
 pub mod queue;
 mod tap;

@@ -152,7 +152,7 @@ impl Port {
             return Err(Error::plain(format!("port {name} has {max} queues, {} are asked for", options.queues)));
         }
         if !eal.claim(number) {
-            return Err(Error::new(format!("port {name} is already open"), libc::EBUSY));
+            return Err(Error::refused(format!("port {name} is already open"), libc::EBUSY));
         }
         let opened = Arc::new(Opened { number, eal: eal.clone(), _pool: pool.clone() });
         let port = Port { opened, info, name: name.to_owned(), _alone: PhantomData };
@@ -388,7 +388,7 @@ pub(super) fn number(device: &CStr) -> Option<u16> {
 
 fn find(name: &str) -> Result<u16, Error> {
     let device = CString::new(name).ok();
-    device.and_then(|device| number(&device)).ok_or_else(|| Error::new(format!("no port {name}"), libc::ENODEV))
+    device.and_then(|device| number(&device)).ok_or_else(|| Error::refused(format!("no port {name}"), libc::ENODEV))
 }
 
 fn device_information(number: u16, name: &str) -> Result<rte_eth_dev_info, Error> {

@@ -2,8 +2,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use dpdk_sys::rte_mbuf;
@@ -52,11 +51,10 @@ impl PortQueue {
         &self.descriptors
     }
 
-    /// The same, to be kept by whoever waits, apart from the queue.
-    pub fn own_wait_descriptors(&self) -> io::Result<Vec<OwnedFd>> {
-        // SAFETY: open as long as the queue is, and borrowed for this moment.
-        let borrow = |descriptor: &RawFd| unsafe { BorrowedFd::borrow_raw(*descriptor) };
-        self.descriptors.iter().map(|descriptor| borrow(descriptor).try_clone_to_owned()).collect()
+    /// The same, for calls that want to know that they are open.
+    pub fn borrow_descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        // SAFETY: the driver closes them with the port, which stays open as long as the queue.
+        self.descriptors.iter().map(|descriptor| unsafe { BorrowedFd::borrow_raw(*descriptor) })
     }
 
     fn take(&mut self, into: &mut Burst<Mbuf>) -> usize {
