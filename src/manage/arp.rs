@@ -103,7 +103,7 @@ pub fn set_sender(frame: &mut [u8], header: usize, sender: Ipv4Addr) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use etherparse::{ArpOperation, LaxSlicedPacket, NetSlice, SlicedPacket};
+    use etherparse::{ArpEthIpv4Packet, ArpOperation, LaxSlicedPacket, NetSlice, SlicedPacket};
     use proptest::prelude::*;
 
     const OURS: Mac = Mac([2, 0, 0, 0, 0, 0x10]);
@@ -111,20 +111,23 @@ mod tests {
     const OUR_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 10);
     const THEIR_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 
-    fn judged(frame: &[u8]) -> (Mac, Mac, ArpOperation, [u8; 6], [u8; 4], [u8; 6], [u8; 4]) {
+    /// What the judge reads: the Ethernet addresses, and the packet.
+    fn judged(frame: &[u8]) -> (Mac, Mac, ArpEthIpv4Packet) {
         let packet = SlicedPacket::from_ethernet(frame).unwrap();
         let Some(etherparse::LinkSlice::Ethernet2(ethernet)) = &packet.link else { panic!("no Ethernet") };
         let Some(NetSlice::Arp(arp)) = &packet.net else { panic!("no ARP") };
         let arp = arp.to_packet().try_eth_ipv4().unwrap();
-        (
-            Mac(ethernet.destination()),
-            Mac(ethernet.source()),
-            arp.operation,
-            arp.sender_mac,
-            arp.sender_ipv4,
-            arp.target_mac,
-            arp.target_ipv4,
-        )
+        (Mac(ethernet.destination()), Mac(ethernet.source()), arp)
+    }
+
+    fn packet(operation: ArpOperation, from: (Mac, Ipv4Addr), to: (Mac, Ipv4Addr)) -> ArpEthIpv4Packet {
+        ArpEthIpv4Packet {
+            operation,
+            sender_mac: from.0.0,
+            sender_ipv4: from.1.octets(),
+            target_mac: to.0.0,
+            target_ipv4: to.1.octets(),
+        }
     }
 
     #[test]
@@ -132,28 +135,16 @@ mod tests {
         for (station, destination) in [(None, Mac::BROADCAST), (Some(THEIRS), THEIRS)] {
             let frame = request(OURS, OUR_ADDRESS, THEIR_ADDRESS, station);
             assert_eq!(frame.len(), 60);
-            assert_eq!(
-                judged(&frame),
-                (
-                    destination,
-                    OURS,
-                    ArpOperation::REQUEST,
-                    OURS.0,
-                    OUR_ADDRESS.octets(),
-                    [0; 6],
-                    THEIR_ADDRESS.octets()
-                )
-            );
+            let asked = packet(ArpOperation::REQUEST, (OURS, OUR_ADDRESS), (Mac::ZERO, THEIR_ADDRESS));
+            assert_eq!(judged(&frame), (destination, OURS, asked));
         }
     }
 
     #[test]
     fn a_reply_goes_to_who_asked() {
         let question = Arp::parse(&request(THEIRS, THEIR_ADDRESS, OUR_ADDRESS, None)[14..]).unwrap();
-        assert_eq!(
-            judged(&reply(&question, OURS)),
-            (THEIRS, OURS, ArpOperation::REPLY, OURS.0, OUR_ADDRESS.octets(), THEIRS.0, THEIR_ADDRESS.octets())
-        );
+        let answered = packet(ArpOperation::REPLY, (OURS, OUR_ADDRESS), (THEIRS, THEIR_ADDRESS));
+        assert_eq!(judged(&reply(&question, OURS)), (THEIRS, OURS, answered));
     }
 
     #[test]

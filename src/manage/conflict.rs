@@ -33,11 +33,13 @@ pub struct Conflicts {
     reports: Limit,
 }
 
-impl Conflicts {
-    pub fn new() -> Conflicts {
+impl Default for Conflicts {
+    fn default() -> Conflicts {
         Conflicts { list: Vec::with_capacity(REMEMBERED), reports: Limit::new(REPORTS) }
     }
+}
 
+impl Conflicts {
     /// Those that are still going on.
     pub fn iter(&self, now: Now) -> impl Iterator<Item = &Conflict> {
         self.list.iter().map(|(conflict, _)| conflict).filter(move |conflict| !is_over(conflict, now))
@@ -88,7 +90,7 @@ mod tests {
 
     #[test]
     fn one_claimant_is_reported_once_a_minute_with_the_time_since() {
-        let mut conflicts = Conflicts::new();
+        let mut conflicts = Conflicts::default();
         let first = conflicts.claim(Now::from_secs(1), 0, VIP, LIAR).unwrap();
         assert_eq!((first.since, first.claims), (Now::from_secs(1), 1));
         for second in 2..61 {
@@ -104,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_liar_with_many_macs_grows_neither_the_list_nor_the_log() {
-        let mut conflicts = Conflicts::new();
+        let mut conflicts = Conflicts::default();
         let room = conflicts.list.capacity();
         let claims = (0..100_000u32).filter(|number| {
             let [a, b, c, d] = number.to_be_bytes();

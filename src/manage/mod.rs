@@ -11,6 +11,7 @@ pub mod echo;
 pub mod egress;
 mod ethernet;
 mod event;
+pub mod host;
 pub mod limit;
 pub mod neighbour;
 mod random;
@@ -176,7 +177,7 @@ impl Manager {
             peers: config.peers.clone(),
             virtual_addresses: config.virtual_addresses.iter().copied().collect(),
             neighbours: Neighbours::new(config.wanted.iter().copied(), now, Random::new(config.seed)),
-            conflicts: Conflicts::new(),
+            conflicts: Conflicts::default(),
             questions: Limit::new(QUESTION_RATE),
             announcements: Limit::new(ANNOUNCEMENT_RATE),
             refusal_reports: Limit::new(REFUSAL_REPORT_RATE),
