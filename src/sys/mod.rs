@@ -7,6 +7,8 @@ pub mod interfaces;
 #[allow(unsafe_code)]
 pub mod memory;
 #[allow(unsafe_code)]
+pub mod netdev;
+#[allow(unsafe_code)]
 pub mod prefetch;
 #[allow(unsafe_code)]
 pub mod signals;
