@@ -62,8 +62,7 @@ pub fn start(config: &Config, machine: &Machine) -> Result<(Plan, InstanceLock),
 pub fn check(config: &Config, machine: &Machine) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
     let plan = cores::plan(&config.cores, machine, &mut problems);
-    let workers = plan.as_ref().map_or(1, |plan| plan.worker_cores.len());
-    memory::check(config, workers, machine, &mut problems);
+    memory::check(config, machine, &mut problems);
     devices::check(config, machine, &mut problems);
     rights::check(config, machine, &mut problems);
     match plan {

@@ -172,6 +172,15 @@ pub enum WorkerCores {
     These(Vec<usize>),
 }
 
+impl WorkerCores {
+    pub fn count(&self) -> usize {
+        match self {
+            WorkerCores::Count(count) => *count,
+            WorkerCores::These(cores) => cores.len(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
     /// Spin a while, then wait on the ports' descriptors.

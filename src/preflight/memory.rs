@@ -8,8 +8,8 @@ use crate::config::Config;
 
 const MB: u64 = 1 << 20;
 
-pub(super) fn check(config: &Config, workers: usize, machine: &Machine, problems: &mut Vec<Problem>) {
-    let need = Need::of(config, workers);
+pub(super) fn check(config: &Config, machine: &Machine, problems: &mut Vec<Problem>) {
+    let need = Need::of(config);
     if let Some(total) = machine.meminfo("MemTotal").filter(|total| need.bytes() > *total) {
         let what = format!("{}, but this machine has {} MB in all", need.arithmetic, total / MB);
         problems.push(Problem::new(what, need.less()));
@@ -28,7 +28,8 @@ struct Need {
 }
 
 impl Need {
-    fn of(config: &Config, workers: usize) -> Need {
+    fn of(config: &Config) -> Need {
+        let workers = config.cores.workers.count();
         let each = config.flows.bytes_per_worker().next_multiple_of(2 * MB);
         let buffers = u64::from(config.memory_mb) * MB;
         let tables = each.saturating_mul(workers as u64);
