@@ -424,9 +424,9 @@ fn manage(manage: &ManageStats, style: Style) -> String {
         ("not answered: rate limit", manage.rate_limited),
         ("ignored", manage.ignored),
         ("address conflicts seen", manage.conflicts),
-        ("frames to the host", manage.host_received),
-        ("frames from the host", manage.host_sent),
-        ("frames lost on the way to or from the host", manage.host_dropped),
+        ("frames that the host received", manage.host_received),
+        ("frames that the host sent", manage.host_sent),
+        ("frames of the host that were dropped", manage.host_dropped),
     ] {
         table.row([format!("  {what}"), count.to_string()]);
     }
