@@ -93,55 +93,42 @@ fn duration(seconds: u64) -> String {
 }
 
 fn ports(ports: &[PortStatus], style: Style) -> String {
-    let mut table = Table::new([
-        Column::left("Name"),
-        Column::left("Device"),
-        Column::left("Driver"),
-        Column::left("Address"),
-        Column::left("MAC"),
-        Column::left("Link"),
-        Column::right("MTU"),
-        Column::right("Queues"),
-        Column::left("Host's TAP"),
-        Column::left("Gateway"),
-    ]);
-    for port in ports {
-        table.row([
-            plain(&port.name),
-            plain(&port.device),
-            plain(&port.driver),
-            match port.vlan {
-                Some(vlan) => format!("{} VLAN {vlan}", plain(&port.address)),
-                None => plain(&port.address),
-            },
-            plain(&port.mac),
-            link(port),
-            port.mtu.to_string(),
-            port.queues.to_string(),
-            plain(&port.host_tap),
-            gateway(port),
-        ]);
-    }
-    table.render(|text| match text {
-        "down" => style.paint(Paint::Bad, text),
-        _ => text.to_string(),
-    })
+    let width = ports.iter().map(|port| port.name.chars().count()).max().unwrap_or(0);
+    ports.iter().map(|port| format!("  {:<width$}  {}", plain(&port.name), one_port(port, width, style))).collect()
 }
 
-fn link(port: &PortStatus) -> String {
+fn one_port(port: &PortStatus, indent: usize, style: Style) -> String {
+    let vlan = port.vlan.map_or(String::new(), |vlan| format!(" in VLAN {vlan}"));
+    let queues = if port.queues == 1 { "queue" } else { "queues" };
+    format!(
+        "{} ({}), {}, MTU {}, {} {queues}\n  {:indent$}  {}{vlan}, MAC {}, {}; the host's TAP is {}\n",
+        plain(&port.device),
+        plain(&port.driver),
+        link(port, style),
+        port.mtu,
+        port.queues,
+        "",
+        plain(&port.address),
+        plain(&port.mac),
+        gateway(port, style),
+        plain(&port.host_tap),
+    )
+}
+
+fn link(port: &PortStatus, style: Style) -> String {
     match (port.link_up, port.speed) {
-        (false, _) => "down".into(),
-        (true, 0) => "up".into(),
-        (true, speed) if speed % 1000 == 0 => format!("up {} Gbit/s", speed / 1000),
-        (true, speed) => format!("up {speed} Mbit/s"),
+        (false, _) => style.paint(Paint::Bad, "link down"),
+        (true, 0) => "link up".into(),
+        (true, speed) if speed % 1000 == 0 => format!("link up at {} Gbit/s", speed / 1000),
+        (true, speed) => format!("link up at {speed} Mbit/s"),
     }
 }
 
-fn gateway(port: &PortStatus) -> String {
+fn gateway(port: &PortStatus, style: Style) -> String {
     match (port.gateway, &port.gateway_mac) {
-        (None, _) => "-".into(),
-        (Some(gateway), Some(mac)) => format!("{gateway} at {}", plain(mac)),
-        (Some(gateway), None) => format!("{gateway} (not resolved)"),
+        (None, _) => "no gateway".into(),
+        (Some(gateway), Some(mac)) => format!("gateway {gateway} at {}", plain(mac)),
+        (Some(gateway), None) => style.paint(Paint::Bad, &format!("gateway {gateway} does not answer ARP")),
     }
 }
 
@@ -268,8 +255,8 @@ pub fn stats(stats: &Stats, style: Style) -> String {
 fn frames(stats: &Stats, style: Style) -> String {
     let total = &stats.total;
     let mut table = Table::new([Column::left(""), Column::right("Frames"), Column::right("Bytes")]);
-    table.row(["  received".into(), total.received.to_string(), total.received_bytes.to_string()]);
-    table.row(["  forwarded".into(), total.forwarded.to_string(), total.forwarded_bytes.to_string()]);
+    table.row(["received".into(), total.received.to_string(), total.received_bytes.to_string()]);
+    table.row(["forwarded".into(), total.forwarded.to_string(), total.forwarded_bytes.to_string()]);
     let underway = stats.workers.len().max(1) as u64 * BURST as u64;
     let in_line = Sum {
         whole: ("received", total.received),
@@ -424,9 +411,9 @@ fn manage(manage: &ManageStats, style: Style) -> String {
         ("not answered: rate limit", manage.rate_limited),
         ("ignored", manage.ignored),
         ("address conflicts seen", manage.conflicts),
-        ("frames to the host", manage.host_received),
-        ("frames from the host", manage.host_sent),
-        ("frames lost on the way to or from the host", manage.host_dropped),
+        ("frames that the host received", manage.host_received),
+        ("frames that the host sent", manage.host_sent),
+        ("frames of the host that were dropped", manage.host_dropped),
     ] {
         table.row([format!("  {what}"), count.to_string()]);
     }
@@ -458,6 +445,31 @@ mod tests {
     #[test]
     fn the_directors_words_cannot_steer_the_terminal() {
         assert_eq!(plain("real 1\x1b[31m\nis gone"), "real 1?[31m?is gone");
+    }
+
+    #[test]
+    fn a_port_without_link_or_gateway_says_so() {
+        let port = PortStatus {
+            name: "lab".into(),
+            device: "tap dtap0".into(),
+            driver: "net_tap".into(),
+            mac: "02:00:00:00:00:01".into(),
+            address: "10.9.0.10/24".into(),
+            vlan: None,
+            gateway: None,
+            gateway_mac: None,
+            mtu: 1500,
+            link_up: false,
+            speed: 0,
+            queues: 1,
+            host_tap: "drover0".into(),
+        };
+        let expected = "  lab  tap dtap0 (net_tap), link down, MTU 1500, 1 queue\n       10.9.0.10/24, MAC 02:00:00:00:00:01, \
+                        no gateway; the host's TAP is drover0\n";
+        assert_eq!(ports(std::slice::from_ref(&port), Style::default()), expected);
+        let silent = PortStatus { gateway: Some([10, 9, 0, 1].into()), link_up: true, ..port };
+        let text = ports(&[silent], Style { colour: true });
+        assert!(text.contains("link up, MTU") && text.contains("\x1b[31mgateway 10.9.0.1 does not answer ARP\x1b[0m"));
     }
 
     #[test]

@@ -217,3 +217,18 @@ fn read_reply(line: &[u8]) -> Result<Answer, ClientError> {
         Outcome::Error(why) => Err(ClientError::Director(why)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_is_told_who_may() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let said = |path: &Path| cannot_connect(path, io::Error::from_raw_os_error(libc::EACCES), PATIENCE).to_string();
+        let group = group_of(file.path()).unwrap();
+        assert!(said(file.path()).contains(&format!("to the group {group}: become root")), "{}", said(file.path()));
+        assert!(said(Path::new("/nowhere/at/all")).contains("Become root, or join the socket's group"));
+        assert_eq!(group_of(Path::new("/etc/passwd")).as_deref(), Some("root"));
+    }
+}
