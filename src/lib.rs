@@ -5,11 +5,14 @@
 
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
 pub mod counters;
+pub mod director;
 #[cfg(feature = "dpdk")]
+#[allow(unsafe_code)]
 pub mod dpdk;
 pub mod flow;
 pub mod forward;
@@ -18,5 +21,7 @@ pub mod manage;
 pub mod packet;
 pub mod preflight;
 pub mod service;
+pub mod sim;
 pub mod sys;
 pub mod verdict;
+pub mod worker;
