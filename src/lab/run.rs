@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::cli::render::{self, Style};
 use crate::control::wire::{ServiceEntry, Stats};
 use crate::verdict::DropReason;
 
@@ -161,6 +162,7 @@ impl fmt::Display for Report {
             let due = share.expected * 100.0 / all;
             writeln!(out, "{:<8}{:>10}{got:>8.1} %{due:>8.1} %", share.server, share.served)?;
         }
+        write!(out, "\n{}", render::services(&self.services, Style::default()))?;
         let (before, after) = (&self.before.total, &self.after.total);
         let dropped: u64 = self.dropped.values().sum();
         writeln!(

@@ -41,7 +41,7 @@ impl LabDir {
             .write(true)
             .open(&lock_path)
             .map_err(doing(lock_path.display()))?;
-        Ok(LabDir { path: base.join(name), lock: lock })
+        Ok(LabDir { path: base.join(name), lock })
     }
 
     pub fn path(&self) -> &Path {

@@ -146,6 +146,12 @@ impl Bench {
         Running(command.spawn().unwrap())
     }
 
+    /// A web server in the kernel of the director's host, on port 8080 of the port's own address.
+    pub fn serve_from_director(&self) {
+        drover::lab::servers::serve(&self.lab, DIRECTOR, &["10.9.0.10:8080"]).unwrap();
+        until("the director's web server", || self.get(DIRECTOR, "http://10.9.0.10:8080/"));
+    }
+
     /// Requests without end to the VIP, until dropped.
     pub fn flood(&self) -> Running {
         self.spawn(
