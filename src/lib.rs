@@ -10,6 +10,8 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod counters;
+#[cfg(feature = "dpdk")]
+pub mod daemon;
 pub mod director;
 #[cfg(feature = "dpdk")]
 #[allow(unsafe_code)]

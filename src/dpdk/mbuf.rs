@@ -190,6 +190,10 @@ impl Frame for Mbuf {
     fn wire_len(&self) -> usize {
         self.header().pkt_len as usize
     }
+
+    fn copy_to(&self, into: &mut [u8]) -> usize {
+        Mbuf::copy_to(self, into)
+    }
 }
 
 impl Drop for Mbuf {

@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use dpdk_sys::rte_mbuf;
@@ -49,6 +50,13 @@ impl PortQueue {
     /// interrupted (EINTR): receive either way.
     pub fn wait_descriptors(&self) -> &[RawFd] {
         &self.descriptors
+    }
+
+    /// The same, to be kept by whoever waits, apart from the queue.
+    pub fn own_wait_descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        // SAFETY: open as long as the queue is, and borrowed for this moment.
+        let borrow = |descriptor: &RawFd| unsafe { BorrowedFd::borrow_raw(*descriptor) };
+        self.descriptors.iter().map(|descriptor| borrow(descriptor).try_clone_to_owned()).collect()
     }
 
     fn take(&mut self, into: &mut Burst<Mbuf>) -> usize {

@@ -14,6 +14,7 @@ mod event;
 pub mod limit;
 pub mod neighbour;
 mod random;
+pub mod run;
 #[cfg(test)]
 mod tests;
 

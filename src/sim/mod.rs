@@ -25,6 +25,12 @@ impl Frame for SimFrame {
     fn wire_len(&self) -> usize {
         self.0.len()
     }
+
+    fn copy_to(&self, into: &mut [u8]) -> usize {
+        let length = self.0.len().min(into.len());
+        into[..length].copy_from_slice(&self.0[..length]);
+        length
+    }
 }
 
 #[derive(Debug, Default)]

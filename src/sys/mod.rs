@@ -3,7 +3,11 @@
 #[allow(unsafe_code)]
 pub mod epoch;
 #[allow(unsafe_code)]
+pub mod interfaces;
+#[allow(unsafe_code)]
 pub mod memory;
+#[allow(unsafe_code)]
+pub mod netdev;
 #[allow(unsafe_code)]
 pub mod prefetch;
 #[allow(unsafe_code)]
