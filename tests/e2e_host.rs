@@ -184,7 +184,7 @@ fn a_second_director_is_refused() {
     let program = harness::droverd();
     let file = bench.lab.path().join("droverd.toml");
     let mut second = bench.lab.command(DIRECTOR, program);
-    let output = second.arg("--config").arg(file).output().unwrap();
+    let output = second.arg(file).output().unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{complaint}");
     assert!(complaint.contains(&pid.to_string()), "{complaint}");

@@ -46,7 +46,8 @@ pub fn requests(lab: &Lab, requests: u32) -> Result<Outcome> {
         &url,
     ]);
     let started = Instant::now();
-    let mut child = curl.stdout(Stdio::piped()).spawn().map_err(doing("curl"))?;
+    // With --parallel this curl draws its own meter, silent or not.
+    let mut child = curl.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(doing("curl"))?;
     let mut progress = Progress::new(requests.into());
     let answers = child.stdout.take().ok_or_else(|| LabError::new("curl has no output"))?;
     for line in BufReader::new(answers).lines() {
