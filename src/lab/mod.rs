@@ -11,7 +11,7 @@ pub mod holder;
 pub mod network;
 mod progress;
 pub mod run;
-mod servers;
+pub mod servers;
 pub mod state;
 
 use std::ffi::OsString;

@@ -25,7 +25,7 @@ impl Progress {
     }
 
     fn draw(&mut self) {
-        let percent = if self.total == 0 { 100 } else { (self.done * 100 / self.total).min(100) };
+        let percent = (self.done * 100).checked_div(self.total).unwrap_or(100).min(100);
         if !self.visible || self.filled == Some(percent) {
             return;
         }

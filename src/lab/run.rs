@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::cli::render::{self, Style};
 use crate::control::wire::{ServiceEntry, Stats};
 use crate::verdict::DropReason;
 
@@ -45,7 +46,8 @@ pub fn requests(lab: &Lab, requests: u32) -> Result<Outcome> {
         &url,
     ]);
     let started = Instant::now();
-    let mut child = curl.stdout(Stdio::piped()).spawn().map_err(doing("curl"))?;
+    // With --parallel this curl draws its own meter, silent or not.
+    let mut child = curl.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(doing("curl"))?;
     let mut progress = Progress::new(requests.into());
     let answers = child.stdout.take().ok_or_else(|| LabError::new("curl has no output"))?;
     for line in BufReader::new(answers).lines() {
@@ -161,6 +163,7 @@ impl fmt::Display for Report {
             let due = share.expected * 100.0 / all;
             writeln!(out, "{:<8}{:>10}{got:>8.1} %{due:>8.1} %", share.server, share.served)?;
         }
+        write!(out, "\n{}", render::services(&self.services, Style::default()))?;
         let (before, after) = (&self.before.total, &self.after.total);
         let dropped: u64 = self.dropped.values().sum();
         writeln!(

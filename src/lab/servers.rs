@@ -9,17 +9,22 @@ use super::{Lab, VIP};
 
 pub fn start(lab: &Lab) -> Result<()> {
     for real in REALS {
-        let directory = lab.path().join(real);
-        fs::create_dir(&directory).map_err(doing(directory.display()))?;
-        fs::write(directory.join("nginx.conf"), configuration(real)).map_err(doing(directory.display()))?;
-        let mut nginx = lab.command(real, "nginx");
-        nginx.arg("-p").arg(&directory).args(["-e", "error.log", "-c", "nginx.conf"]);
-        output(&mut nginx, &format!("nginx on {real} (package nginx-light)"))?;
+        serve(lab, real, &[&format!("{}:80", network::address(real)), &format!("{VIP}:80")])?;
     }
     for real in REALS {
         wait_for(Duration::from_secs(10), &format!("nginx on {real}"), || ask(lab, real))?;
     }
     Ok(())
+}
+
+/// An nginx on `host` that listens there and answers with the host's name.
+pub fn serve(lab: &Lab, host: &str, listen: &[&str]) -> Result<()> {
+    let directory = lab.path().join(host);
+    fs::create_dir(&directory).map_err(doing(directory.display()))?;
+    fs::write(directory.join("nginx.conf"), configuration(host, listen)).map_err(doing(directory.display()))?;
+    let mut nginx = lab.command(host, "nginx");
+    nginx.arg("-p").arg(&directory).args(["-e", "error.log", "-c", "nginx.conf"]);
+    output(&mut nginx, &format!("nginx on {host} (package nginx-light)")).map(drop)
 }
 
 fn ask(lab: &Lab, real: &str) -> std::result::Result<(), String> {
@@ -34,7 +39,8 @@ fn ask(lab: &Lab, real: &str) -> std::result::Result<(), String> {
 }
 
 /// One process, and root's: an ordinary user's namespace knows no other user to change to.
-fn configuration(real: &str) -> String {
+fn configuration(name: &str, listen: &[&str]) -> String {
+    let listen: String = listen.iter().map(|address| format!("        listen {address} backlog=1024;\n")).collect();
     format!(
         "user root;
 daemon on;
@@ -50,13 +56,10 @@ http {{
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
     server {{
-        listen {address}:80 backlog=1024;
-        listen {VIP}:80 backlog=1024;
-        add_header X-Real {real} always;
-        return 200 \"{real}\\n\";
+{listen}        add_header X-Real {name} always;
+        return 200 \"{name}\\n\";
     }}
 }}
-",
-        address = network::address(real)
+"
     )
 }

@@ -41,7 +41,7 @@ impl LabDir {
             .write(true)
             .open(&lock_path)
             .map_err(doing(lock_path.display()))?;
-        Ok(LabDir { path: base.join(name), lock: lock })
+        Ok(LabDir { path: base.join(name), lock })
     }
 
     pub fn path(&self) -> &Path {
@@ -119,7 +119,7 @@ fn base() -> Result<PathBuf> {
 }
 
 /// Makes the directory, or makes sure that the one that is there is ours alone.
-fn private_directory(path: &Path) -> Result<()> {
+pub fn private_directory(path: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
