@@ -146,7 +146,7 @@ fn launch(lab: &Lab, program: &Path, file: &Path) -> Result<Child> {
             command.env(name, value);
         }
     }
-    command.arg(file).stdin(Stdio::null()).stdout(copy).stderr(log);
+    command.arg("--config").arg(file).stdin(Stdio::null()).stdout(copy).stderr(log);
     command.spawn().map_err(doing("setsid (package util-linux) does not start"))
 }
 

@@ -9,27 +9,22 @@ use super::{Bench, until};
 pub struct Capture {
     child: Child,
     path: PathBuf,
-    pid: u32,
-    host: String,
 }
 
 impl Capture {
     /// Captures what `filter` matches on `interface` of `host`; it runs once this returns.
     pub fn start(bench: &Bench, host: &str, interface: &str, filter: &str) -> Capture {
         let path = bench.lab.path().join(format!("{host}-{interface}.pcap"));
-        let mut command = bench.lab.command(host, "sh");
-        // The shell says which process it becomes, so that it can be asked to end.
-        let line =
-            format!("echo $$ >&2; exec tcpdump -Z root -U -s 0 -n -i {interface} -w {} '{filter}'", path.display());
-        command.arg("-c").arg(line).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut command = bench.lab.command(host, "tcpdump");
+        command.args(["--immediate-mode", "-Z", "root", "-U", "-s", "0", "-n", "-i", interface, "-w"]);
+        command.arg(&path).arg(filter).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let pid = lines.next().unwrap().unwrap().parse().unwrap();
         let ready = lines.by_ref().map_while(Result::ok).find(|line| line.contains("listening on"));
         assert!(ready.is_some(), "tcpdump did not start");
         // Somebody has to read what it goes on to say, or it dies of a broken pipe.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Capture { child, path, pid, host: host.to_owned() }
+        Capture { child, path }
     }
 
     /// The frames so far.
@@ -44,12 +39,12 @@ impl Capture {
             if frames.len() >= count { Ok(frames) } else { Err(format!("{} of {count}", frames.len())) }
         })
     }
+}
 
-    /// Ends the capture, with everything in it that had arrived.
-    pub fn finish(mut self, bench: &Bench) -> Vec<Vec<u8>> {
-        bench.sh(&self.host, &format!("kill -INT {}", self.pid));
-        self.child.wait().unwrap();
-        self.frames()
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
