@@ -266,11 +266,7 @@ fn open_desk(
 }
 
 /// A signal that asks for an end is the same as `drover stop`.
-fn watch_signals(
-    signals: EndingSignals,
-    outbox: &Arc<Outbox<Mbuf>>,
-    stop: &Arc<AtomicBool>,
-) -> Result<JoinHandle<()>> {
+fn watch_signals(signals: EndingSignals, outbox: &Arc<Outbox<Mbuf>>, stop: &Arc<AtomicBool>) -> Result<JoinHandle<()>> {
     let (outbox, stop) = (outbox.clone(), stop.clone());
     let watch = move || {
         while !stop.load(Ordering::Relaxed) {

@@ -120,7 +120,12 @@ fn open(
     }
     let tap = host_tap(config, mac).with_context(|| format!("the host's TAP {}", config.host_tap))?;
     let station = Station { mac, network: config.address, vlan: config.vlan, mtu: config.mtu };
-    log::info!("port {}: {}, {mac}, {workers} queue(s), the host's end is {}", config.name, config.device, config.host_tap);
+    log::info!(
+        "port {}: {}, {mac}, {workers} queue(s), the host's end is {}",
+        config.name,
+        config.device,
+        config.host_tap
+    );
     Ok((OpenPort { name: config.name.clone(), port, station, queues: workers, tap: Some(tap) }, queues))
 }
 

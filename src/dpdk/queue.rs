@@ -1,8 +1,8 @@
 //! One receive and one transmit queue of a port, for one worker.
 
 use std::cell::Cell;
-use std::marker::PhantomData;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
