@@ -440,7 +440,7 @@ fn the_laboratorys_file_means_what_it_says() {
 fn the_example_for_a_dedicated_machine_means_what_it_says() {
     let config = config::load(Path::new("conf/drover.toml")).unwrap();
     assert!(config.hugepages);
-    assert_eq!(config.idle, Idle::Wait);
+    assert_eq!(config.idle, Idle::Poll);
     assert_eq!(config.cores, CoresConfig { management: Some(0), workers: WorkerCores::These(vec![1, 2]) });
     assert_eq!(config.ports[0].device, Device::Pci("0000:3b:00.0".into()));
     assert_eq!(config.ports[0].gateway, Some([192, 0, 2, 1].into()));
@@ -488,4 +488,22 @@ proptest! {
             prop_assert!(!errors.to_string().is_empty());
         }
     }
+}
+
+#[cfg(feature = "dpdk")]
+#[test]
+fn droverd_checks_a_file_and_starts_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let bad = directory.path().join("bad.toml");
+    std::fs::write(&bad, format!("{PORT}mtu = 1\n")).unwrap();
+    let check = |path: &Path| {
+        let droverd = std::process::Command::new(env!("CARGO_BIN_EXE_droverd")).arg("--check").arg(path).output();
+        let output = droverd.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let good = check(Path::new("conf/lab.toml"));
+    assert_eq!(good, (Some(0), "conf/lab.toml: ok: 1 port, 1 service, 3 reals\n".into(), String::new()));
+    let expected = format!("{}:4:7: port[0].mtu: 1 is not allowed: 576 to 9000\n", bad.display());
+    assert_eq!(check(&bad), (Some(2), String::new(), expected));
 }

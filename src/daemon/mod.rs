@@ -15,13 +15,14 @@ use anyhow::{Context, Result};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::clock::Now;
-use crate::config::{Config, Idle};
+use crate::config::{Config, Device, Idle};
 use crate::control::desk::{Desk, PortFacts, WorkerFacts};
 use crate::control::server::{Options, Server};
 use crate::counters::Ledger;
 use crate::director::Director;
 use crate::dpdk::{self, Eal, EalOptions, Mbuf, Mempool, PortQueue, Registered};
 use crate::flow::FlowTable;
+use crate::manage::host::HostState;
 use crate::manage::run::{Management, Snapshots, View};
 use crate::manage::{ManageConfig, Manager};
 use crate::preflight::{self, InstanceLock, Machine, Plan};
@@ -47,8 +48,12 @@ pub fn clock() -> Now {
 struct RuntimeDir(PathBuf);
 
 impl RuntimeDir {
+    /// Beside the socket, whose lock we hold: what a killed instance left there is nobody's any more.
     fn create(socket: &Path) -> Result<RuntimeDir> {
-        let path = socket.with_extension(format!("dpdk-{}", std::process::id()));
+        let path = socket.with_extension("dpdk");
+        if path.exists() {
+            fs::remove_dir_all(&path).with_context(|| format!("{}", path.display()))?;
+        }
         fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("{}", path.display()))?;
         Ok(RuntimeDir(path))
     }
@@ -66,9 +71,11 @@ impl Drop for RuntimeDir {
 pub fn run(config: Config, path: &Path, plan: &Plan, lock: InstanceLock) -> Result<()> {
     let signals = EndingSignals::block()?;
     let runtime = RuntimeDir::create(&config.control.socket)?;
+    let mut host = prepare_host(&config)?;
     let eal = start_eal(&config, plan, &runtime)?;
     let pool = create_pool(&eal, &config, plan.worker_cores.len())?;
     let (ports, queues) = ports::open_all(&eal, &config, plan.worker_cores.len(), &pool)?;
+    host.redirects_off(&ports::kernel_interfaces(&config)).context("ICMP redirects cannot be turned off")?;
 
     let config = Arc::new(config);
     let stations: Vec<Station> = ports.iter().map(|port| port.station.clone()).collect();
@@ -104,10 +111,27 @@ pub fn run(config: Config, path: &Path, plan: &Plan, lock: InstanceLock) -> Resu
     watch.join().ok();
     drop(eal);
     drop(runtime);
+    host.restore().map_err(anyhow::Error::msg)?;
     // The last but the lock: `drover stop` waits for the socket to go.
     drop(server);
     drop(lock);
     Ok(())
+}
+
+/// Puts back what a killed instance has left, and makes the kernel behind packet sockets deaf before they hear anything.
+fn prepare_host(config: &Config) -> Result<HostState> {
+    let journal = config.control.socket.with_extension("journal");
+    let mut host = HostState::prepare(&journal, Path::new("/proc"))
+        .with_context(|| format!("what an earlier instance changed cannot be put back ({})", journal.display()))?;
+    if host.recovered() {
+        log::warn!("an earlier instance was killed: what it had changed on this host has been put back");
+    }
+    for port in &config.ports {
+        if let Device::AfPacket(interface) = &port.device {
+            host.silence(interface).with_context(|| format!("the kernel cannot be kept off {interface}"))?;
+        }
+    }
+    Ok(host)
 }
 
 fn start_eal(config: &Config, plan: &Plan, runtime: &RuntimeDir) -> Result<Eal> {

@@ -1,11 +1,14 @@
 //! From the ports of the configuration to DPDK's, and the host's TAP beside each.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 
 use crate::config::{Config, Device, PortConfig};
 use crate::control::desk::PortFacts;
 use crate::control::wire::PortStats;
 use crate::dpdk::{Eal, Mempool, Port, PortOptions, PortQueue};
+use crate::manage::host::create_tap;
 use crate::manage::run::PortView;
 use crate::packet::ethernet;
 use crate::preflight;
@@ -14,8 +17,6 @@ use crate::sys::netdev::{self, Tap};
 
 /// Of each queue, for receiving and for sending.
 pub const DESCRIPTORS: u16 = 1024;
-/// The metric of the host's default route through its TAP: another default route of the host goes first.
-const ROUTE_METRIC: u16 = 512;
 
 /// The longest frame of a port, with a VLAN tag.
 pub fn frame_length(mtu: u16) -> u16 {
@@ -118,7 +119,8 @@ fn open(
         // A bridge takes frames for its ports' own MACs for itself, and this one is the director's.
         netdev::set_mac(interface, netdev::kernel_end_mac(mac))?;
     }
-    let tap = host_tap(config, mac).with_context(|| format!("the host's TAP {}", config.host_tap))?;
+    let tap = create_tap(&config.host_tap, mac, config.mtu, config.address, config.gateway, Path::new("/proc"))
+        .with_context(|| format!("the host's TAP {}", config.host_tap))?;
     let station = Station { mac, network: config.address, vlan: config.vlan, mtu: config.mtu };
     log::info!(
         "port {}: {}, {mac}, {workers} queue(s), the host's end is {}",
@@ -129,15 +131,16 @@ fn open(
     Ok((OpenPort { name: config.name.clone(), port, station, queues: workers, tap: Some(tap) }, queues))
 }
 
-/// The host's end: the port's MAC, its address, and the way out when there is a gateway.
-fn host_tap(config: &PortConfig, mac: crate::packet::Mac) -> Result<Tap> {
-    let tap = Tap::create(&config.host_tap, mac, config.mtu)?;
-    netdev::set_address(tap.name(), config.address)?;
-    netdev::set_up(tap.name(), true)?;
-    if let Some(gateway) = config.gateway {
-        netdev::add_default_route(tap.name(), gateway, ROUTE_METRIC)?;
+/// The kernel interfaces that are ours: none of them may send a redirect.
+pub fn kernel_interfaces(config: &Config) -> Vec<&str> {
+    let mut interfaces = Vec::new();
+    for port in &config.ports {
+        interfaces.push(port.host_tap.as_str());
+        if let Device::Tap(interface) | Device::AfPacket(interface) = &port.device {
+            interfaces.push(interface);
+        }
     }
-    Ok(tap)
+    interfaces
 }
 
 impl OpenPort {

@@ -73,6 +73,9 @@ impl Snapshots {
     }
 }
 
+/// Makes a frame of bytes; none when there is no buffer.
+pub type FrameMaker<F> = Box<dyn Fn(&[u8]) -> Option<F> + Send>;
+
 pub struct Management<F> {
     pub manager: Manager,
     pub snapshots: Snapshots,
@@ -81,8 +84,7 @@ pub struct Management<F> {
     pub outbox: Arc<Outbox<F>>,
     /// The worker that sends for us.
     pub sender: Arc<Inbox<F>>,
-    /// Makes a frame of bytes; none when there is no buffer.
-    pub make: Box<dyn Fn(&[u8]) -> Option<F> + Send>,
+    pub make: FrameMaker<F>,
     pub ports: Box<dyn Fn() -> Vec<PortView> + Send>,
     pub questions: Receiver<Sender<View>>,
 }
@@ -135,9 +137,9 @@ impl<F: Frame> Management<F> {
 
     /// Takes a batch of everything; says whether more may be waiting.
     fn turn(&mut self, now: Now, turn: &mut Turn) -> bool {
-        let mut busy = self.from_workers(now, turn);
+        let mut busy = self.take_from_workers(now, turn);
         for port in 0..self.taps.len() {
-            busy |= self.from_host(port, turn);
+            busy |= self.take_from_host(port, turn);
         }
         if turn.links_asked.is_none_or(|asked| now.since(asked) >= LINK_CHECK) {
             turn.links = (self.ports)().into_iter().map(|port| port.link_up).collect();
@@ -159,7 +161,7 @@ impl<F: Frame> Management<F> {
         busy
     }
 
-    fn from_workers(&mut self, now: Now, turn: &mut Turn) -> bool {
+    fn take_from_workers(&mut self, now: Now, turn: &mut Turn) -> bool {
         let outbox = self.outbox.clone();
         let mut taken = 0;
         for Handed { port, frame } in std::iter::from_fn(|| outbox.manage.pop()).take(BATCH) {
@@ -174,7 +176,7 @@ impl<F: Frame> Management<F> {
             taken += 1;
             let port = usize::from(port);
             if let Some(length) = untagged(&frame, self.vlan(port), &mut turn.buffer).map(<[u8]>::len) {
-                self.to_host(port, &turn.buffer[..length]);
+                self.give_to_host(port, &turn.buffer[..length]);
             }
         }
         taken > 0
@@ -191,7 +193,7 @@ impl<F: Frame> Management<F> {
                 }
                 Out::Host { port } => {
                     if let Some(length) = handled {
-                        self.to_host(port, &turn.buffer[..length]);
+                        self.give_to_host(port, &turn.buffer[..length]);
                     }
                 }
                 Out::Neighbour(neighbour) => {
@@ -217,7 +219,7 @@ impl<F: Frame> Management<F> {
         made.is_some_and(|frame| self.sender.send.push(Handed { port: port as u8, frame }).is_ok())
     }
 
-    fn to_host(&mut self, port: usize, frame: &[u8]) {
+    fn give_to_host(&mut self, port: usize, frame: &[u8]) {
         let written = self.taps.get(port).and_then(Option::as_ref).map(|tap| tap.write(frame));
         let stats = self.manager.stats_mut();
         match written {
@@ -227,7 +229,7 @@ impl<F: Frame> Management<F> {
     }
 
     /// What the host sends by this port.
-    fn from_host(&mut self, port: usize, turn: &mut Turn) -> bool {
+    fn take_from_host(&mut self, port: usize, turn: &mut Turn) -> bool {
         for _ in 0..BATCH {
             let Some(tap) = self.taps.get(port).and_then(Option::as_ref) else { return false };
             let length = match tap.read(&mut turn.buffer) {
