@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use drover::lab::network::mac;
 use drover::lab::{CLIENT, DIRECTOR, Lab, LabDir, Life, REALS, VIP};
-use harness::capture::Capture;
+use harness::capture::{Capture, is_packet};
 use harness::{Bench, until};
 
 #[test]
@@ -89,7 +89,8 @@ fn the_seed_a_forwarding_kernel_redirects_the_client_and_the_virtual_address_is_
     bench.kernel_forwards();
     bench.sh(DIRECTOR, "ip addr add 10.9.0.10/24 dev eth0");
     bench.sh(CLIENT, &format!("ip route add {VIP}/32 via 10.9.0.10"));
-    let redirects = Capture::start(&bench, CLIENT, "eth0", "icmp[icmptype] == icmp-redirect");
+    const REDIRECT: u8 = 5;
+    let redirects = Capture::start(&bench, CLIENT, |frame| is_packet(frame, 1, "10.9.0.1") && frame[34] == REDIRECT);
     let failure = bench.get(CLIENT, &format!("http://{VIP}/")).unwrap_err();
     assert!(failure.contains("Couldn't connect"), "{failure}");
     assert!(!redirects.wait_for(1).is_empty());

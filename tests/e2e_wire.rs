@@ -5,9 +5,12 @@
 mod harness;
 
 use drover::lab::network::mac;
-use drover::lab::{CLIENT, DIRECTOR, LabPort, REALS, SWITCH, VIP, run};
-use harness::capture::{Capture, mac_text, ones_complement_sum};
+use drover::lab::{CLIENT, DIRECTOR, LabPort, REALS, VIP, run};
+use harness::capture::{Capture, is_arp_of, is_packet, mac_text, ones_complement_sum};
 use harness::{Bench, until};
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
 
 /// One request, seen where it leaves the client and where it arrives at the server.
 fn only_the_macs_ttl_and_checksum_change(port: LabPort) {
@@ -16,9 +19,8 @@ fn only_the_macs_ttl_and_checksum_change(port: LabPort) {
     bench.sh(CLIENT, "ethtool -K eth0 tx off >/dev/null");
     let _droverd = bench.direct(port);
     let director = bench.director_mac();
-    let filter = format!("tcp and dst host {VIP}");
-    let left = Capture::start(&bench, CLIENT, "eth0", &filter);
-    let arrivals = REALS.map(|real| Capture::start(&bench, real, "eth0", &filter));
+    let left = Capture::start(&bench, CLIENT, |frame| is_packet(frame, TCP, VIP));
+    let arrivals = REALS.map(|real| Capture::start(&bench, real, |frame| is_packet(frame, TCP, VIP)));
     assert_eq!(run::requests(&bench.lab, 6).unwrap().failed, 0);
     let (sent, arrived) = until("every frame to be captured twice", || {
         let sent = left.frames();
@@ -65,7 +67,7 @@ fn never_redirected(port: LabPort) {
     bench.kernel_forwards();
     bench.route_by_director_with_a_stale_neighbour();
     let _droverd = bench.direct(port);
-    let icmp = Capture::start(&bench, CLIENT, "eth0", "icmp and dst host 10.9.0.1");
+    let icmp = Capture::start(&bench, CLIENT, |frame| is_packet(frame, ICMP, "10.9.0.1"));
     bench.sh(CLIENT, &format!("ping -c 3 -i 0.1 -W 2 {VIP}"));
     assert_eq!(run::requests(&bench.lab, 120).unwrap().failed, 0);
     bench.sh(CLIENT, &format!("ping -c 3 -i 0.1 -W 2 {VIP}"));
@@ -167,7 +169,7 @@ fn checksums_are_right_on_af_packet() {
 #[test]
 fn the_director_says_what_it_holds_when_it_starts() {
     let bench = Bench::new();
-    let announcements = Capture::start(&bench, SWITCH, "br0", &format!("arp and src host {VIP} and dst host {VIP}"));
+    let announcements = Capture::start(&bench, CLIENT, |frame| is_arp_of(frame, VIP));
     let _droverd = bench.direct(LabPort::Tap);
     let director = bench.director_mac();
     for frame in announcements.wait_for(1) {

@@ -13,9 +13,8 @@ The lab stays up until Ctrl-C. Things to try in another terminal, in this direct
   target/release/drover lab run                                    1,000 requests more
   target/release/drover lab exec client -- curl -si http://10.9.0.100/
   target/release/drover lab exec director -- drover service list   the director's table
-  target/release/drover lab exec director -- drover stats          packets, and drops by name
+  target/release/drover lab exec director -- drover conn list      which client is with which server
   target/release/drover lab exec real3 -- ip link set eth0 down    a server dies
-  target/release/drover lab exec real1 -- tcpdump -nei eth0        what arrives at a server
   target/release/drover lab exec director -- bash                  look around";
 
 pub fn demo(port: LabPort, requests: u32, once: bool) -> Result<ExitCode> {
