@@ -120,11 +120,7 @@ fn of_a_hundred_clients_thirty_two_are_served_and_the_others_told() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("the director refused: 32 clients"), "{output:?}");
     assert!(served[31].exchange(STATUS).contains("\"ok\""));
     served.pop();
-    eventually("a place is free", || {
-        let mut peer = running.connect();
-        let _ = peer.stream.write_all(format!("{STATUS}\n").as_bytes());
-        peer.hear().contains("\"ok\"")
-    });
+    eventually("a place is free", || running.connect().exchange_or_end(STATUS).contains("\"ok\""));
 }
 
 #[test]
@@ -138,13 +134,6 @@ fn clients_that_come_and_go_leave_nothing_behind() {
             _ => peer.say(format!("{STATUS}\n{STATUS}\n").as_bytes()),
         }
         eventually("served", || running.connect().exchange_or_end(STATUS).contains("\"ok\""));
-    }
-}
-
-impl Peer {
-    fn exchange_or_end(&mut self, line: &str) -> String {
-        let _ = self.stream.write_all(format!("{line}\n").as_bytes());
-        self.hear()
     }
 }
 
