@@ -3,6 +3,7 @@
 //! Control plane only: threads, locks and clocks are allowed here, and nothing here runs on a worker's core.
 
 pub mod client;
+pub mod desk;
 mod line;
 pub mod server;
 pub mod wire;

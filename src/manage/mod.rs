@@ -1,1 +1,424 @@
-//! (to come)
+//! The management core's network duties: it answers ARP and ping for the virtual addresses, knows the reals' MACs
+//! ahead of need, announces our addresses, and decides what the host's kernel gets to see.
+//!
+//! [`Manager`] is a pure state machine: frames and the time go in, [`Out`] comes out. It does no I/O, reads no clock,
+//! and whatever a peer sends, it stays as large as it was made.
+
+pub mod announce;
+pub mod arp;
+pub mod conflict;
+pub mod echo;
+pub mod egress;
+mod ethernet;
+mod event;
+pub mod host;
+pub mod limit;
+pub mod neighbour;
+mod random;
+pub mod run;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use announce::Announcer;
+use arp::{Arp, Operation};
+use conflict::{Conflict, Conflicts};
+use echo::Ipv4;
+use egress::{Egress, EgressDrop};
+use ethernet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet};
+pub use event::Event;
+use limit::{Limit, Rate};
+use neighbour::{Claim, Neighbours, Step};
+pub use neighbour::{Neighbour, NeighbourState, Wanted};
+use random::Random;
+
+use crate::clock::Now;
+use crate::config::Config;
+use crate::control::wire::ManageStats;
+use crate::packet::{Ipv4Net, Mac};
+
+/// Answers to ping, each port.
+pub const ECHO_RATE: Rate = Rate { per_second: 1_000, burst: 250 };
+/// Answers to ARP, each port: a whole network may ask at once after a take-over.
+pub const ARP_RATE: Rate = Rate { per_second: 5_000, burst: 1_000 };
+/// Our own questions, and our announcements: 64,000 reals are asked within 13 seconds, not in one breath.
+const QUESTION_RATE: Rate = Rate { per_second: 5_000, burst: 256 };
+const ANNOUNCEMENT_RATE: Rate = Rate { per_second: 2_500, burst: 128 };
+const REFUSAL_REPORT_RATE: Rate = Rate { per_second: 1, burst: 8 };
+/// When one of these is used up, the rest waits so long.
+const PACE: Duration = Duration::from_millis(10);
+/// The most unreachable neighbours that are listed by name.
+const WARNINGS: usize = 32;
+
+#[derive(Clone, Debug)]
+pub struct ManageConfig {
+    pub ports: Vec<ManagePort>,
+    pub virtual_addresses: Vec<Ipv4Addr>,
+    pub wanted: Vec<Wanted>,
+    /// Directors of the same group: what they claim is no conflict.
+    pub peers: Vec<Mac>,
+    pub echo_rate: Rate,
+    pub arp_rate: Rate,
+    /// For the jitter.
+    pub seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ManagePort {
+    pub mac: Mac,
+    pub address: Ipv4Net,
+}
+
+impl ManageConfig {
+    /// `macs` are the ports' own, in their order.
+    pub fn new(config: &Config, macs: &[Mac], seed: u64) -> ManageConfig {
+        let ports = config.ports.iter().zip(macs);
+        let reals = config.services.iter().flat_map(|service| &service.reals);
+        let real = |address, mac| {
+            let port = config.ports.iter().position(|port| port.address.contains(address))?;
+            Some(Wanted { port, address, mac })
+        };
+        let gateways = config.ports.iter().enumerate();
+        let gateways = gateways.filter_map(|(port, at)| Some(Wanted { port, address: at.gateway?, mac: None }));
+        ManageConfig {
+            ports: ports.map(|(port, mac)| ManagePort { mac: *mac, address: port.address }).collect(),
+            virtual_addresses: config.services.iter().map(|service| service.address).collect(),
+            wanted: reals.filter_map(|each| real(each.address, each.mac)).chain(gateways).collect(),
+            peers: Vec::new(),
+            echo_rate: ECHO_RATE,
+            arp_rate: ARP_RATE,
+            seed,
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Out {
+    /// Send this frame, untagged as it is, on the port.
+    Send {
+        port: usize,
+        frame: Vec<u8>,
+    },
+    /// The host's kernel gets the frame that was handed in, on this port's TAP.
+    Host {
+        port: usize,
+    },
+    /// A neighbour's state or MAC is another one now.
+    Neighbour(Neighbour),
+    Event(Event),
+}
+
+pub struct Manager {
+    ports: Vec<Port>,
+    /// Our own MACs: no neighbour can have one of them.
+    macs: Vec<Mac>,
+    peers: Vec<Mac>,
+    virtual_addresses: HashSet<Ipv4Addr>,
+    neighbours: Neighbours,
+    conflicts: Conflicts,
+    questions: Limit,
+    announcements: Limit,
+    refusal_reports: Limit,
+    /// Work is due, but its limit is used up until then.
+    held_back: Option<Now>,
+    stats: ManageStats,
+}
+
+struct Port {
+    mac: Mac,
+    address: Ipv4Net,
+    /// The virtual addresses that we answer for here.
+    held: HashSet<Ipv4Addr>,
+    link: bool,
+    announcer: Announcer,
+    echo: Limit,
+    arp: Limit,
+}
+
+impl Port {
+    /// A virtual address is held where its network is; one of no port's network is routed to us, and held everywhere.
+    fn new(config: &ManageConfig, port: &ManagePort) -> Port {
+        let nowhere = |address: Ipv4Addr| !config.ports.iter().any(|any| any.address.contains(address));
+        let here = |address: &Ipv4Addr| port.address.contains(*address) || nowhere(*address);
+        let held: HashSet<_> = config.virtual_addresses.iter().copied().filter(here).collect();
+        let mut announced: Vec<_> = held.iter().copied().chain([port.address.address]).collect();
+        announced.sort();
+        announced.dedup();
+        Port {
+            mac: port.mac,
+            address: port.address,
+            held,
+            link: false,
+            announcer: Announcer::new(announced),
+            echo: Limit::new(config.echo_rate),
+            arp: Limit::new(config.arp_rate),
+        }
+    }
+
+    fn answers_for(&self, address: Ipv4Addr) -> bool {
+        address == self.address.address || self.held.contains(&address)
+    }
+
+    /// Whether a host can speak to us from there.
+    fn is_sane(&self, address: Ipv4Addr) -> bool {
+        echo::is_host(address) && !echo::is_network_wide(self.address, address)
+    }
+}
+
+impl Manager {
+    pub fn new(config: &ManageConfig, now: Now) -> Manager {
+        Manager {
+            ports: config.ports.iter().map(|port| Port::new(config, port)).collect(),
+            macs: config.ports.iter().map(|port| port.mac).collect(),
+            peers: config.peers.clone(),
+            virtual_addresses: config.virtual_addresses.iter().copied().collect(),
+            neighbours: Neighbours::new(config.wanted.iter().copied(), now, Random::new(config.seed)),
+            conflicts: Conflicts::default(),
+            questions: Limit::new(QUESTION_RATE),
+            announcements: Limit::new(ANNOUNCEMENT_RATE),
+            refusal_reports: Limit::new(REFUSAL_REPORT_RATE),
+            held_back: None,
+            stats: ManageStats::default(),
+        }
+    }
+
+    /// Takes a frame that a worker gave to the management core, without its VLAN tag.
+    pub fn handle(&mut self, now: Now, port: usize, frame: &[u8], out: &mut Vec<Out>) {
+        let done = match (Ethernet::parse(frame), self.ports.get(port)) {
+            (Some((ethernet, payload)), Some(_)) => match ethernet.ethertype {
+                ETHERTYPE_ARP => self.arp(now, port, &ethernet, payload, out),
+                ETHERTYPE_IPV4 => self.ipv4(now, port, &ethernet, payload, out),
+                _ => to_host(port, out),
+            },
+            _ => Done::Ignored,
+        };
+        match done {
+            Done::Acted => {}
+            Done::Ignored => self.stats.ignored += 1,
+            Done::Limited => self.stats.rate_limited += 1,
+        }
+    }
+
+    /// Does what is due: announcements, questions, neighbours that fell silent. `links` tells which ports have a link.
+    pub fn tick(&mut self, now: Now, links: &[bool], out: &mut Vec<Out>) {
+        self.held_back = None;
+        for port in 0..self.ports.len() {
+            self.notice_link(now, port, links.get(port).copied().unwrap_or(false), out);
+            self.announce(now, port, out);
+        }
+        self.ask(now, links, out);
+    }
+
+    /// When [`Manager::tick`] next has something to do; a change of a link is to be told at once.
+    pub fn next_deadline(&self) -> Now {
+        let announcements = self.ports.iter().filter_map(|port| port.announcer.next_deadline());
+        let due = announcements.chain(self.neighbours.next_deadline()).min().unwrap_or(Now(u64::MAX));
+        self.held_back.map_or(due, |until| due.max(until))
+    }
+
+    /// Judges a frame that the host wants to send on this port; an ARP request in a virtual address's name is put right.
+    pub fn host_egress(&mut self, port: usize, frame: &mut [u8]) -> Egress {
+        let verdict = match self.ports.get(port) {
+            Some(at) => egress::judge(frame, at.mac, at.address, |ip| self.virtual_addresses.contains(&ip)),
+            None => Egress::Drop(EgressDrop::Truncated),
+        };
+        if verdict != Egress::Send {
+            self.stats.host_dropped += 1;
+        }
+        verdict
+    }
+
+    pub fn neighbours(&self) -> impl Iterator<Item = &Neighbour> {
+        self.neighbours.iter()
+    }
+
+    pub fn neighbour(&self, port: usize, address: Ipv4Addr) -> Option<&Neighbour> {
+        self.neighbours.get(port, address)
+    }
+
+    /// Who claims an address of ours, now.
+    pub fn conflicts(&self, now: Now) -> impl Iterator<Item = &Conflict> {
+        self.conflicts.iter(now)
+    }
+
+    /// What the operator should know.
+    pub fn warnings(&self, now: Now) -> Vec<String> {
+        let since = |since: Now| format!(" (for {} s)", now.since(since).as_secs());
+        let mut warnings: Vec<String> =
+            self.conflicts(now).map(|conflict| format!("{conflict}{}", since(conflict.since))).collect();
+        let silent = || self.neighbours().filter(|each| each.state == NeighbourState::Unreachable);
+        warnings.extend(silent().take(WARNINGS).map(|each| format!("{each}{}", since(each.since))));
+        match silent().skip(WARNINGS).count() {
+            0 => {}
+            more => warnings.push(format!("{more} more addresses do not answer ARP")),
+        }
+        warnings
+    }
+
+    pub fn stats(&self) -> &ManageStats {
+        &self.stats
+    }
+
+    /// For what the loop around us counts: frames to and from the host.
+    pub fn stats_mut(&mut self) -> &mut ManageStats {
+        &mut self.stats
+    }
+
+    fn notice_link(&mut self, now: Now, port: usize, up: bool, out: &mut Vec<Out>) {
+        let at = &mut self.ports[port];
+        if at.link != up {
+            at.link = up;
+            out.push(Out::Event(if up { Event::LinkUp { port } } else { Event::LinkDown { port } }));
+        }
+        if at.announcer.link(now, up) {
+            self.neighbours.link_up(now, port);
+        }
+    }
+
+    fn announce(&mut self, now: Now, port: usize, out: &mut Vec<Out>) {
+        let at = &mut self.ports[port];
+        while at.announcer.next_deadline().is_some_and(|due| due <= now) {
+            if !self.announcements.take(now) {
+                self.held_back = Some(now + PACE);
+                return;
+            }
+            let Some(address) = at.announcer.step(now) else { return };
+            self.stats.gratuitous_arps += 1;
+            out.push(Out::Send { port, frame: arp::announcement(at.mac, address) });
+        }
+    }
+
+    fn ask(&mut self, now: Now, links: &[bool], out: &mut Vec<Out>) {
+        while self.neighbours.next_deadline().is_some_and(|due| due <= now) {
+            if !self.questions.take(now) {
+                self.held_back = Some(now + PACE);
+                return;
+            }
+            match self.neighbours.step(now, links) {
+                None => return,
+                Some(Step::Changed(neighbour)) => out.push(Out::Neighbour(neighbour)),
+                Some(Step::Ask { port, address, station }) => {
+                    let Some(at) = self.ports.get(port) else { continue };
+                    self.stats.arp_requests += 1;
+                    out.push(Out::Send { port, frame: arp::request(at.mac, at.address.address, address, station) });
+                }
+            }
+        }
+    }
+
+    fn ipv4(&mut self, now: Now, port: usize, ethernet: &Ethernet, payload: &[u8], out: &mut Vec<Out>) -> Done {
+        let Some(packet) = Ipv4::parse(payload) else { return Done::Ignored };
+        if !self.virtual_addresses.contains(&packet.destination) {
+            return to_host(port, out);
+        }
+        let ours = self.is_ours(port, packet.source);
+        let at = &mut self.ports[port];
+        if ours || !at.is_sane(packet.source) {
+            return Done::Ignored;
+        }
+        let Some(frame) = echo::reply(ethernet, &packet, at.mac) else { return Done::Ignored };
+        if !at.echo.take(now) {
+            return Done::Limited;
+        }
+        self.stats.echo_replies += 1;
+        out.push(Out::Send { port, frame });
+        Done::Acted
+    }
+
+    fn arp(&mut self, now: Now, port: usize, ethernet: &Ethernet, payload: &[u8], out: &mut Vec<Out>) -> Done {
+        let Some(arp) = Arp::parse(payload) else { return Done::Ignored };
+        let mac = self.ports[port].mac;
+        let to_us = ethernet.destination == mac || ethernet.destination == Mac::BROADCAST;
+        if !to_us || !ethernet.source.is_unicast() || self.macs.contains(&ethernet.source) {
+            return Done::Ignored;
+        }
+        let claims_ours = self.is_ours(port, arp.sender);
+        if claims_ours && !self.macs.contains(&arp.sender_mac) {
+            self.claimed(now, port, &arp, out);
+        }
+        match arp.operation {
+            Operation::Request => self.request(now, port, &arp, claims_ours, out),
+            Operation::Reply if claims_ours || self.virtual_addresses.contains(&arp.target) => Done::Ignored,
+            Operation::Reply => self.answer(now, port, ethernet, &arp, out),
+        }
+    }
+
+    fn request(&mut self, now: Now, port: usize, arp: &Arp, claims_ours: bool, out: &mut Vec<Out>) -> Done {
+        let possible = self.is_possible(arp.sender_mac);
+        let at = &mut self.ports[port];
+        if !possible || !(arp.sender.is_unspecified() || at.is_sane(arp.sender)) {
+            return Done::Ignored;
+        }
+        if at.answers_for(arp.target) && !arp.is_gratuitous() {
+            if !at.arp.take(now) {
+                return Done::Limited;
+            }
+            self.stats.arp_replies += 1;
+            out.push(Out::Send { port, frame: arp::reply(arp, at.mac) });
+            return Done::Acted;
+        }
+        if claims_ours || self.virtual_addresses.contains(&arp.target) {
+            return Done::Ignored;
+        }
+        self.neighbours.hint(now, port, arp.sender, arp.sender_mac);
+        to_host(port, out)
+    }
+
+    fn answer(&mut self, now: Now, port: usize, ethernet: &Ethernet, arp: &Arp, out: &mut Vec<Out>) -> Done {
+        let at = &self.ports[port];
+        let asked = ethernet.destination == at.mac && arp.target == at.address.address;
+        let claim = match asked {
+            true => self.neighbours.answer(now, port, arp.sender, arp.sender_mac, &self.macs),
+            false => Claim::Unasked,
+        };
+        match claim {
+            Claim::Confirmed => {}
+            Claim::Changed(neighbour) => out.push(Out::Neighbour(neighbour)),
+            Claim::Unasked if !self.is_possible(arp.sender_mac) => return Done::Ignored,
+            Claim::Unasked => self.neighbours.hint(now, port, arp.sender, arp.sender_mac),
+            Claim::Refused(neighbour) => {
+                if self.refusal_reports.take(now) {
+                    let Neighbour { port, address, .. } = neighbour;
+                    out.push(Out::Event(Event::AnswerRefused { port, address, mac: arp.sender_mac }));
+                }
+                return Done::Ignored;
+            }
+        }
+        to_host(port, out)
+    }
+
+    fn claimed(&mut self, now: Now, port: usize, arp: &Arp, out: &mut Vec<Out>) {
+        if self.peers.contains(&arp.sender_mac) {
+            return;
+        }
+        self.stats.conflicts += 1;
+        if let Some(conflict) = self.conflicts.claim(now, port, arp.sender, arp.sender_mac) {
+            out.push(Out::Event(Event::Conflict(conflict)));
+        }
+    }
+
+    /// Whether another station can have this MAC.
+    fn is_possible(&self, mac: Mac) -> bool {
+        mac.is_unicast() && !self.macs.contains(&mac)
+    }
+
+    fn is_ours(&self, port: usize, address: Ipv4Addr) -> bool {
+        address == self.ports[port].address.address || self.virtual_addresses.contains(&address)
+    }
+}
+
+/// What became of a frame, for the counters.
+enum Done {
+    Acted,
+    Ignored,
+    Limited,
+}
+
+fn to_host(port: usize, out: &mut Vec<Out>) -> Done {
+    out.push(Out::Host { port });
+    Done::Acted
+}
