@@ -11,7 +11,7 @@ use drover::{config, daemon};
 #[command(name = "droverd", version)]
 struct Arguments {
     /// The configuration; conf/drover.toml explains every key.
-    #[arg(value_name = "FILE", default_value = "/etc/drover/drover.toml")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/drover/drover.toml")]
     config: PathBuf,
     /// Check this configuration and start nothing.
     #[arg(long, value_name = "FILE")]
