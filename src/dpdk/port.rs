@@ -35,7 +35,8 @@ const RSS_FUNCTIONS: u64 = dpdk_sys::DROVER_RSS_IPV4
 pub struct PortOptions {
     /// Pairs of a receive and a transmit queue.
     pub queues: u16,
-    /// Wishes: the port's own limits go before.
+    /// Wishes: the port's own limits go before. A receive descriptor keeps a buffer of the pool, so the pool must have
+    /// more than all queues have descriptors, or frames are lost (`no_buffer`).
     pub rx_descriptors: u16,
     pub tx_descriptors: u16,
     pub mtu: u16,
@@ -273,7 +274,7 @@ impl Port {
                 Some(exact) => vec![exact[index]],
                 None => sockets.clone(),
             };
-            PortQueue::new(&self.opened, index as u16, descriptors, is_packet_socket)
+            PortQueue::new(&self.opened, index as u16, descriptors)
         };
         tap_descriptors.into_iter().enumerate().map(queue).collect()
     }
