@@ -335,6 +335,9 @@ fn ports_refuse_what_they_cannot_do(bench: &Bench) -> Outcome {
     ensure(Port::open(&bench.eal, "net_null3", &many, &bench.pool).is_err(), || "more queues than there are".into())?;
     let jumbo = PortOptions { mtu: 9000, ..PortOptions::default() };
     ensure(Port::open(&bench.eal, "net_null3", &jumbo, &bench.pool).is_err(), || "buffers are too small".into())?;
+    let small = Mempool::create(&bench.eal, "small", 1023, None)?;
+    let hungry = Port::open(&bench.eal, "net_null3", &PortOptions::default(), &small);
+    ensure(hungry.is_err(), || "no buffers left for frames".into())?;
     Ok(bench.eal.remove_vdev("net_null3")?)
 }
 
