@@ -24,7 +24,8 @@ type Test = fn(&Bench) -> Outcome;
 
 /// Names the part that this process plays inside the namespace.
 const INSIDE: &str = "DROVER_TEST_INSIDE";
-const BUFFERS: u32 = 2047;
+/// More than two queues keep ready for receiving.
+const BUFFERS: u32 = 4095;
 const ROOM: u16 = 2048;
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -281,6 +282,7 @@ fn room_is_never_exceeded(bench: &Bench) -> Outcome {
     equal((mbuf.bytes().len(), mbuf.wire_len(), mbuf.headroom()), (room + front, room + front, 0))?;
     ensure(!mbuf.trim_front(room + front + 1), || "more off than there is".into())?;
     ensure(mbuf.trim_front(front), || "the front does not come off".into())?;
+    equal((mbuf.bytes().len(), mbuf.wire_len(), mbuf.headroom()), (room, room, front))?;
     ensure(mbuf.bytes().iter().all(|byte| *byte == 7), || "other bytes than before".into())?;
     mbuf.truncate(room + 1);
     equal(mbuf.bytes().len(), room)?;
@@ -333,6 +335,9 @@ fn ports_refuse_what_they_cannot_do(bench: &Bench) -> Outcome {
     ensure(Port::open(&bench.eal, "net_null3", &many, &bench.pool).is_err(), || "more queues than there are".into())?;
     let jumbo = PortOptions { mtu: 9000, ..PortOptions::default() };
     ensure(Port::open(&bench.eal, "net_null3", &jumbo, &bench.pool).is_err(), || "buffers are too small".into())?;
+    let small = Mempool::create(&bench.eal, "small", 1023, None)?;
+    let hungry = Port::open(&bench.eal, "net_null3", &PortOptions::default(), &small);
+    ensure(hungry.is_err(), || "no buffers left for frames".into())?;
     Ok(bench.eal.remove_vdev("net_null3")?)
 }
 
@@ -679,7 +684,7 @@ fn answer(mbuf: &mut Mbuf) {
     swap(34, 36, 2);
 }
 
-/// The kernel takes the tag out before a packet socket sees the frame, at both ends.
+/// The kernel takes the tag out before a packet socket sees the frame: the driver has to put it back.
 fn vlan_tags_survive_packet_sockets(bench: &Bench, _: &Port, mut queues: Vec<PortQueue>) -> Outcome {
     let near = &mut queues[0];
     let (_far_port, mut far) = Port::open(&bench.eal, "net_af_packet1", &PortOptions::default(), &bench.pool)?;
