@@ -20,8 +20,6 @@ static const uint64_t DROVER_RSS_IPV4_TCP = RTE_ETH_RSS_NONFRAG_IPV4_TCP;
 static const uint64_t DROVER_RSS_IPV4_UDP = RTE_ETH_RSS_NONFRAG_IPV4_UDP;
 static const uint64_t DROVER_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
 static const uint64_t DROVER_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-static const uint64_t DROVER_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
-static const uint64_t DROVER_RX_VLAN = RTE_MBUF_F_RX_VLAN;
 /* The flags that say how the buffer is held; all others say something about the frame. */
 static const uint64_t DROVER_MBUF_HELD = RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL;
 static const int DROVER_SOCKET_ANY = SOCKET_ID_ANY;

@@ -4,6 +4,8 @@
 //! virtual devices it needs, and ends with as many buffers in use as it began with. What needs the kernel (a TAP,
 //! packet sockets) runs in a user and network namespace, in processes of its own.
 
+mod common;
+
 use std::collections::HashSet;
 use std::error::Error;
 use std::io::Write;
@@ -11,11 +13,16 @@ use std::net::UdpSocket;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use drover::clock::Now;
 use drover::dpdk::{Eal, EalOptions, Mbuf, Mempool, Port, PortOptions, PortQueue, Registered};
 use drover::packet::{BURST, Burst, Frame, Mac, Queue};
+use drover::sys::epoch;
+use drover::verdict::DropReason;
+use drover::worker::Worker;
+use drover::worker::exchange::{Handed, Inbox, Outbox};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -24,7 +31,8 @@ type Test = fn(&Bench) -> Outcome;
 
 /// Names the part that this process plays inside the namespace.
 const INSIDE: &str = "DROVER_TEST_INSIDE";
-const BUFFERS: u32 = 2047;
+/// More than two queues keep ready for receiving.
+const BUFFERS: u32 = 4095;
 const ROOM: u16 = 2048;
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -35,7 +43,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // On the main thread, one by one: EAL binds the thread that starts it to a core.
     arguments.test_threads = Some(1);
-    let in_process: [(&str, Test); 11] = [
+    let in_process: [(&str, Test); 12] = [
         ("a_dropped_mbuf_is_free_again", a_dropped_mbuf_is_free_again),
         ("an_empty_pool_gives_nothing", an_empty_pool_gives_nothing),
         ("frames_arrive_as_they_were_sent", frames_arrive_as_they_were_sent),
@@ -47,6 +55,7 @@ fn main() -> ExitCode {
         ("ports_refuse_what_they_cannot_do", ports_refuse_what_they_cannot_do),
         ("queues_outlive_the_port", queues_outlive_the_port),
         ("other_threads_take_and_give_back", other_threads_take_and_give_back),
+        ("a_worker_accounts_for_every_mbuf", a_worker_accounts_for_every_mbuf),
     ];
     let mut trials: Vec<Trial> = in_process.into_iter().map(|(name, test)| with_bench(name, test)).collect();
     for part in PARTS {
@@ -281,6 +290,7 @@ fn room_is_never_exceeded(bench: &Bench) -> Outcome {
     equal((mbuf.bytes().len(), mbuf.wire_len(), mbuf.headroom()), (room + front, room + front, 0))?;
     ensure(!mbuf.trim_front(room + front + 1), || "more off than there is".into())?;
     ensure(mbuf.trim_front(front), || "the front does not come off".into())?;
+    equal((mbuf.bytes().len(), mbuf.wire_len(), mbuf.headroom()), (room, room, front))?;
     ensure(mbuf.bytes().iter().all(|byte| *byte == 7), || "other bytes than before".into())?;
     mbuf.truncate(room + 1);
     equal(mbuf.bytes().len(), room)?;
@@ -333,6 +343,9 @@ fn ports_refuse_what_they_cannot_do(bench: &Bench) -> Outcome {
     ensure(Port::open(&bench.eal, "net_null3", &many, &bench.pool).is_err(), || "more queues than there are".into())?;
     let jumbo = PortOptions { mtu: 9000, ..PortOptions::default() };
     ensure(Port::open(&bench.eal, "net_null3", &jumbo, &bench.pool).is_err(), || "buffers are too small".into())?;
+    let small = Mempool::create(&bench.eal, "small", 1023, None)?;
+    let hungry = Port::open(&bench.eal, "net_null3", &PortOptions::default(), &small);
+    ensure(hungry.is_err(), || "no buffers left for frames".into())?;
     Ok(bench.eal.remove_vdev("net_null3")?)
 }
 
@@ -347,6 +360,46 @@ fn queues_outlive_the_port(bench: &Bench) -> Outcome {
     equal(bench.eal.remove_vdev("net_ring4").map_err(|error| error.number()), Err(libc::EBUSY))?;
     drop((queues, burst));
     Ok(bench.eal.remove_vdev("net_ring4")?)
+}
+
+/// The real worker on a port that hears what it sends: each frame comes in for the director, and once more for the
+/// real, whose MAC is not ours.
+fn a_worker_accounts_for_every_mbuf(bench: &Bench) -> Outcome {
+    const FLOWS: u16 = 200;
+    let options = PortOptions { rx_descriptors: 256, tx_descriptors: 256, ..PortOptions::default() };
+    bench.with_port("net_ring7", "", &options, |port, queues| {
+        let snapshot = common::snapshot();
+        let (director, ledger) = common::director(&snapshot, 1000);
+        let (_publisher, mut readers) = epoch::publish(snapshot, 1);
+        let (inbox, outbox) = (Arc::new(Inbox::new(1024)?), Arc::new(Outbox::new(8)?));
+        let reader = readers.pop().ok_or("a reader")?;
+        let mut worker = Worker::new(queues, director, reader, ledger.clone(), inbox.clone(), outbox.clone());
+        let mut now = Now::from_secs(1);
+        for number in 1..=FLOWS {
+            let frames = [common::tcp(number, common::SYN).build(), common::tcp(number, common::ACK).build()];
+            for bytes in frames.iter().chain([&numbered(number.into())]) {
+                let handed = Handed { port: 0, frame: bench.frame(bytes)? };
+                inbox.send.push(handed).map_err(|_| "the inbox is full")?;
+            }
+            while worker.turn(now) {
+                now = now + Duration::from_micros(10);
+            }
+        }
+        let frames = &ledger.frames;
+        let dropped = |reason: DropReason| frames.dropped[reason as usize].get();
+        let flows = u64::from(FLOWS);
+        equal((frames.received.get(), frames.forwarded.get()), (5 * flows, 2 * flows))?;
+        equal((frames.originated.get(), frames.originated_sent.get()), (3 * flows, 3 * flows))?;
+        let all: u64 = DropReason::ALL.iter().map(|reason| dropped(*reason)).sum();
+        equal(frames.received.get(), frames.forwarded.get() + frames.to_manage.get() + frames.to_host.get() + all)?;
+        ensure(dropped(DropReason::NotOurMac) >= 2 * flows, || "what was forwarded came back".into())?;
+        equal(frames.flows.get(), flows)?;
+        let stats = port.stats();
+        equal((stats.received, stats.sent), (frames.received.get(), 5 * flows))?;
+        drop(worker);
+        while outbox.host.pop().or_else(|| outbox.manage.pop()).is_some() {}
+        Ok(())
+    })
 }
 
 fn other_threads_take_and_give_back(bench: &Bench) -> Outcome {
@@ -679,7 +732,7 @@ fn answer(mbuf: &mut Mbuf) {
     swap(34, 36, 2);
 }
 
-/// The kernel takes the tag out before a packet socket sees the frame, at both ends.
+/// The kernel takes the tag out before a packet socket sees the frame: the driver has to put it back.
 fn vlan_tags_survive_packet_sockets(bench: &Bench, _: &Port, mut queues: Vec<PortQueue>) -> Outcome {
     let near = &mut queues[0];
     let (_far_port, mut far) = Port::open(&bench.eal, "net_af_packet1", &PortOptions::default(), &bench.pool)?;

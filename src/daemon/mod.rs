@@ -273,7 +273,7 @@ fn open_desk(
     let desk = Desk {
         config: config.clone(),
         config_path: path.to_owned(),
-        dpdk: dpdk::version(),
+        dpdk: dpdk::version().trim_start_matches("DPDK ").to_owned(),
         started: clock(),
         clock,
         management_core: plan.management_core,

@@ -150,17 +150,6 @@ impl Mbuf {
         self.header_mut().ol_flags &= dpdk_sys::DROVER_MBUF_HELD;
         self.header_mut().tx_offload = 0;
     }
-
-    /// Puts back the tag that the driver took out of the frame (af_packet always does); false: no room for it.
-    pub(super) fn restore_vlan_tag(&mut self) -> bool {
-        let stripped = dpdk_sys::DROVER_RX_VLAN | dpdk_sys::DROVER_RX_VLAN_STRIPPED;
-        if self.header().ol_flags & stripped != stripped {
-            return true;
-        }
-        self.header_mut().ol_flags &= !stripped;
-        let control = self.header().vlan_tci;
-        self.insert_vlan_tag(control)
-    }
 }
 
 /// One segment's bytes.

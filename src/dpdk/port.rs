@@ -35,7 +35,8 @@ const RSS_FUNCTIONS: u64 = dpdk_sys::DROVER_RSS_IPV4
 pub struct PortOptions {
     /// Pairs of a receive and a transmit queue.
     pub queues: u16,
-    /// Wishes: the port's own limits go before.
+    /// Wishes: the port's own limits go before. A receive descriptor keeps a buffer of the pool, so the pool must have
+    /// more free than all queues have descriptors.
     pub rx_descriptors: u16,
     pub tx_descriptors: u16,
     pub mtu: u16,
@@ -200,6 +201,11 @@ impl Port {
         // SAFETY: ours; writes the two numbers.
         let result = unsafe { dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(self.number(), &mut receive, &mut transmit) };
         check(result, || format!("port {} has no such numbers of descriptors", self.name))?;
+        let kept = u32::from(options.queues) * u32::from(receive);
+        if pool.available() <= kept {
+            let (name, free) = (&self.name, pool.available());
+            return Err(Error::plain(format!("port {name} keeps {kept} buffers for receiving, {free} are free")));
+        }
         let mut opened = Vec::new();
         for queue in 0..options.queues {
             let before = descriptor::tun();
@@ -273,7 +279,7 @@ impl Port {
                 Some(exact) => vec![exact[index]],
                 None => sockets.clone(),
             };
-            PortQueue::new(&self.opened, index as u16, descriptors, is_packet_socket)
+            PortQueue::new(&self.opened, index as u16, descriptors)
         };
         tap_descriptors.into_iter().enumerate().map(queue).collect()
     }

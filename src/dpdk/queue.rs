@@ -18,8 +18,6 @@ const PULLS: usize = 2;
 pub struct PortQueue {
     port: u16,
     queue: u16,
-    /// The driver takes VLAN tags out of the frames without being asked to.
-    restores_tags: bool,
     trigger: Option<Trigger>,
     descriptors: Vec<RawFd>,
     /// Keeps the port open.
@@ -30,13 +28,13 @@ pub struct PortQueue {
 
 impl PortQueue {
     /// `queue` has been set up and belongs to nobody else.
-    pub(super) fn new(opened: &Arc<Opened>, queue: u16, descriptors: Vec<RawFd>, restores_tags: bool) -> PortQueue {
+    pub(super) fn new(opened: &Arc<Opened>, queue: u16, descriptors: Vec<RawFd>) -> PortQueue {
         let trigger = match descriptors[..] {
             [descriptor] => Trigger::take_over(descriptor),
             _ => None,
         };
         let port = opened.number();
-        PortQueue { port, queue, restores_tags, trigger, descriptors, _opened: opened.clone(), _alone: PhantomData }
+        PortQueue { port, queue, trigger, descriptors, _opened: opened.clone(), _alone: PhantomData }
     }
 
     /// Which of the port's queues this is, from 0.
@@ -83,20 +81,11 @@ impl Queue for PortQueue {
     type Frame = Mbuf;
 
     fn receive(&mut self, into: &mut Burst<Mbuf>) {
-        let held = into.len();
         if into.is_full() {
             return;
         }
         if self.take(into) == 0 && self.trigger.is_some() {
             self.pull_and_take(into);
-        }
-        if self.restores_tags {
-            for mbuf in &mut into[held..] {
-                if !mbuf.restore_vlan_tag() {
-                    // Without its tag it would pass for another network's frame; empty, it is dropped as truncated.
-                    mbuf.truncate(0);
-                }
-            }
         }
     }
 

@@ -103,6 +103,12 @@ impl Peer {
         self.say(b"\n");
         self.hear()
     }
+
+    /// For a server that may have closed before it has read anything.
+    pub fn exchange_or_end(&mut self, line: &str) -> String {
+        let _ = self.stream.write_all(format!("{line}\n").as_bytes());
+        self.hear()
+    }
 }
 
 /// Waits for what must become true.

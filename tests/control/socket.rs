@@ -84,6 +84,24 @@ fn a_server_ends_at_once_whatever_its_clients_do() {
     }
 }
 
+/// The moment that is left for last words is not waited for when nobody is speaking.
+#[test]
+fn idle_clients_do_not_hold_up_the_end() {
+    let once = || {
+        let mut running = Running::fixed();
+        let _idle = running.connect();
+        // So that the idle client's thread waits for it by now.
+        for _ in 0..50 {
+            running.connect().exchange_or_end(STATUS);
+        }
+        let begun = Instant::now();
+        running.server = None;
+        begun.elapsed()
+    };
+    let best = (0..5).map(|_| once()).min().unwrap();
+    assert!(best < Duration::from_millis(200), "{best:?}");
+}
+
 #[test]
 fn every_thread_is_pinned_before_it_works() {
     let (started, names) = mpsc::channel();
@@ -145,5 +163,5 @@ fn a_handler_that_panics_costs_one_client_its_answer() {
     });
     let running = Running::with(handler, Options { clients: 1, ..Options::default() });
     assert_eq!(running.connect().exchange(r#"{"v":1,"verb":"stats"}"#), "");
-    eventually("the place is free again", || running.connect().exchange(STATUS).contains("\"ok\""));
+    eventually("the place is free again", || running.connect().exchange_or_end(STATUS).contains("\"ok\""));
 }
