@@ -84,6 +84,20 @@ impl Bench {
         rows[1][column].parse().unwrap()
     }
 
+    /// The client pings the address; every ping is answered, and once. Counted by its kernel, because ping itself does
+    /// not wait for answers that are a little late.
+    pub fn pings_are_answered_once(&self, address: &str) {
+        let count = |name: &str| self.kernel_counter(CLIENT, "Icmp", name);
+        let open = || i128::from(count("OutEchos")) - i128::from(count("InEchoReps"));
+        let before = open();
+        let text = self.sh(CLIENT, &format!("ping -c 20 -i 0.02 {address}"));
+        assert!(!text.contains("DUP"), "{text}");
+        until("all answers", || if open() == before { Ok(()) } else { Err(text.clone()) });
+        // Whatever was still on its way has overtaken or been overtaken by this one.
+        self.sh(CLIENT, &format!("ping -c 1 {address}"));
+        until("the last answer", || if open() == before { Ok(()) } else { Err(format!("{} open", open())) });
+    }
+
     /// Starts droverd and waits until it knows every real server.
     pub fn direct(&self, port: LabPort) -> Droverd {
         self.direct_with(port, drover::lab::director::CONFIGURATION)
