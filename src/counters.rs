@@ -6,6 +6,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crossbeam::utils::CachePadded;
+
+use crate::flow::{FlowKey, Pin};
 use crate::verdict::DropReason;
 
 /// A counter with one writer.
@@ -16,6 +19,11 @@ impl Counter {
     /// Only the owner calls this: a load and a store, not an atomic addition.
     pub fn add(&self, by: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(by), Relaxed);
+    }
+
+    /// For what is a state rather than a count.
+    pub fn set(&self, to: u64) {
+        self.0.store(to, Relaxed);
     }
 
     pub fn sub(&self, by: u64) {
@@ -59,4 +67,65 @@ pub struct Traffic {
     /// Now in the table, by LVS's words: established or opening, and all else.
     pub active: Counter,
     pub inactive: Counter,
+}
+
+/// All that one worker counts. Its own memory, read by whoever asks.
+#[derive(Debug)]
+pub struct Ledger {
+    pub frames: CachePadded<WorkerCounters>,
+    /// By the service's and the real's index.
+    pub services: Box<[Traffic]>,
+    pub reals: Box<[Traffic]>,
+}
+
+impl Ledger {
+    pub fn new(services: usize, reals: usize) -> Ledger {
+        let lines = |count| (0..count).map(|_| Traffic::default()).collect();
+        Ledger { frames: CachePadded::default(), services: lines(services), reals: lines(reals) }
+    }
+
+    pub fn count_packet(&self, service: usize, real: usize, bytes: usize) {
+        for traffic in [self.services.get(service), self.reals.get(real)].into_iter().flatten() {
+            traffic.packets.add(1);
+            traffic.bytes.add(bytes as u64);
+        }
+    }
+
+    pub fn flow_began(&self, key: &FlowKey, pin: &Pin) {
+        self.frames.flows_created.add(1);
+        let service = key.service().and_then(|service| self.services.get(service.index()));
+        for traffic in [service, self.reals.get(pin.real.index())].into_iter().flatten() {
+            traffic.connections.add(1);
+            traffic.standing(pin).add(1);
+        }
+    }
+
+    pub fn flow_ended(&self, key: &FlowKey, pin: &Pin) {
+        self.frames.flows_expired.add(1);
+        let service = key.service().and_then(|service| self.services.get(service.index()));
+        for traffic in [service, self.reals.get(pin.real.index())].into_iter().flatten() {
+            traffic.standing(pin).sub(1);
+        }
+    }
+
+    /// From active to inactive, or back.
+    pub fn flow_changed(&self, key: &FlowKey, old: &Pin, new: &Pin) {
+        let service = key.service().and_then(|service| self.services.get(service.index()));
+        for traffic in [service, self.reals.get(new.real.index())].into_iter().flatten() {
+            traffic.standing(old).sub(1);
+            traffic.standing(new).add(1);
+        }
+    }
+
+    /// From one real to another of the same service.
+    pub fn flow_moved(&self, key: &FlowKey, old: &Pin, new: &Pin) {
+        self.flow_ended(key, old);
+        self.flow_began(key, new);
+    }
+}
+
+impl Traffic {
+    fn standing(&self, pin: &Pin) -> &Counter {
+        if pin.state.is_active() { &self.active } else { &self.inactive }
+    }
 }

@@ -1,12 +1,83 @@
-//! Configuration: a file in the user's words → [`raw`] (what was written, with positions) → [`Config`] (checked).
+//! Configuration: a file in the user's words → `raw.rs` (what was written, with positions) → [`Config`] (checked).
 //!
 //! Whoever holds a [`Config`] holds a valid one: every rule that the file alone can break is checked in `check.rs`.
 //! What only this machine can tell (hugepages, devices, cores) is `crate::preflight`.
 
+mod check;
+mod error;
+mod raw;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+pub use error::{ConfigErrors, Mistake};
 
 use crate::packet::{Ipv4Net, Mac};
+
+/// A longer file is no configuration: 65,535 services with their servers are shorter.
+pub const LONGEST_FILE: u64 = 16 << 20;
+
+/// What `droverd` leaves with when the file or the machine will not do, and nothing was started.
+pub const EXIT_REFUSED: u8 = 2;
+
+/// Reads and checks a file.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let name = path.display().to_string();
+    let whole_file = |message| ConfigErrors::whole_file(&name, message);
+    let bytes = read(path).map_err(|error| whole_file(format!("cannot be read: {error}")))?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(whole_file(format!("longer than the {} MB that a configuration may have", LONGEST_FILE >> 20)));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse(text, &name),
+        Err(error) => {
+            // The text up to the first wrong byte is sound, and its end is the place.
+            let sound = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+            let mut mistakes = error::Mistakes::new(sound);
+            mistakes.add(sound.len(), "", "not TOML: the text is not UTF-8 from here on");
+            Err(mistakes.into_errors(&name))
+        }
+    }
+}
+
+/// At most one byte more than is allowed, whatever the path leads to.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Checks a text; `name` is what messages call it.
+pub fn parse(text: &str, name: &str) -> Result<Config, ConfigErrors> {
+    if text.len() as u64 > LONGEST_FILE {
+        let message = format!("longer than the {} MB that a configuration may have", LONGEST_FILE >> 20);
+        return Err(ConfigErrors::whole_file(name, message));
+    }
+    let mut mistakes = error::Mistakes::new(text);
+    let config = raw::read(text, &mut mistakes).map(|raw| check::check(&raw, &mut mistakes));
+    match config {
+        Some(config) if mistakes.is_empty() => Ok(config),
+        _ => Err(mistakes.into_errors(name)),
+    }
+}
+
+/// `droverd --check FILE`: says on stdout what a good file holds, and on stderr what is wrong with a bad one.
+pub fn run_check(path: &Path) -> ExitCode {
+    match load(path) {
+        Ok(config) => {
+            println!("{}: ok: {}", path.display(), config.summary());
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            eprintln!("{errors}");
+            ExitCode::from(EXIT_REFUSED)
+        }
+    }
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -19,6 +90,15 @@ pub struct Config {
     pub flows: FlowsConfig,
     pub control: ControlConfig,
     pub services: Vec<ServiceConfig>,
+}
+
+impl Config {
+    /// `1 port, 1 service, 3 reals`.
+    pub fn summary(&self) -> String {
+        let count = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+        let reals = self.services.iter().map(|service| service.reals.len()).sum();
+        [count(self.ports.len(), "port"), count(self.services.len(), "service"), count(reals, "real")].join(", ")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +131,34 @@ pub enum Device {
     Vdev(String),
 }
 
+impl Device {
+    /// The key of `[[port]]` that gives it.
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Device::Pci(_) => "pci",
+            Device::AfPacket(_) => "af_packet",
+            Device::Tap(_) => "tap",
+            Device::Vdev(_) => "vdev",
+        }
+    }
+
+    /// The device without its arguments: what a port is called that was given no name.
+    pub fn short_name(&self) -> &str {
+        match self {
+            Device::Pci(name) | Device::AfPacket(name) | Device::Tap(name) => name,
+            Device::Vdev(arguments) => arguments.split(',').next().unwrap_or(arguments),
+        }
+    }
+}
+
+/// As listings show it: `tap dtap0`.
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Device::Pci(what) | Device::AfPacket(what) | Device::Tap(what) | Device::Vdev(what)) = self;
+        write!(f, "{} {what}", self.key())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoresConfig {
     pub management: Option<usize>,
@@ -62,6 +170,15 @@ pub enum WorkerCores {
     /// So many, on cores that preflight picks.
     Count(usize),
     These(Vec<usize>),
+}
+
+impl WorkerCores {
+    pub fn count(&self) -> usize {
+        match self {
+            WorkerCores::Count(count) => *count,
+            WorkerCores::These(cores) => cores.len(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +193,17 @@ pub enum Idle {
 pub struct FlowsConfig {
     /// Connections that each worker has room for.
     pub per_worker: usize,
+}
+
+impl FlowsConfig {
+    pub const LEAST: usize = 1_024;
+    pub const MOST: usize = 1 << 30;
+
+    /// What one worker's table takes: four slots of 16 bytes in a bucket of 64, three of them used, and a power of
+    /// two of buckets.
+    pub const fn bytes_per_worker(&self) -> u64 {
+        (self.per_worker as u64).div_ceil(3).next_power_of_two() * 64
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,14 @@
 //! ← {"v":1,"error":"…"}
 //! ```
 //! A server refuses a line longer than [`MAX_REQUEST`] and a version it does not speak; it never grows past that.
+//! Requests are read strictly: a field that the director does not know is an error, because ignoring it could do
+//! something else than was asked. Answers are read leniently: a client ignores fields that it does not know.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use serde_json::{Map, Value};
 
 pub const VERSION: u32 = 1;
 /// The longest request line, with its newline.
@@ -18,11 +23,18 @@ pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// The most connections in one answer; the client asks on from `next`.
 pub const CONN_PAGE: usize = 4096;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A request as it goes over the socket; [`parse_request`] is the way back.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Envelope {
     pub v: u32,
     #[serde(flatten)]
     pub request: Request,
+}
+
+impl Envelope {
+    pub fn new(request: Request) -> Envelope {
+        Envelope { v: VERSION, request }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,7 +56,74 @@ pub enum Request {
     Stop,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Every verb, with the fields it takes.
+const VERBS: &[(&str, &[&str])] =
+    &[("status", &[]), ("service list", &[]), ("conn list", &["from"]), ("stats", &[]), ("stop", &[])];
+
+/// Why a line is no request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestError {
+    NotUtf8,
+    NotJson(String),
+    NoVersion,
+    OtherVersion(String),
+    NoVerb,
+    UnknownVerb(String),
+    UnknownField { verb: &'static str, field: String },
+    BadField { verb: &'static str, why: String },
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestError::NotUtf8 => write!(out, "the request is not UTF-8"),
+            RequestError::NotJson(why) => write!(out, "the request is not a JSON object on one line: {why}"),
+            RequestError::NoVersion => write!(out, "the request has no version: put \"v\":{VERSION} in it"),
+            RequestError::OtherVersion(theirs) => {
+                write!(out, "the request is of version {theirs}; this director speaks version {VERSION}")
+            }
+            RequestError::NoVerb => write!(out, "the request has no \"verb\"; there are {}", verbs()),
+            RequestError::UnknownVerb(verb) => write!(out, "unknown verb {verb}; there are {}", verbs()),
+            RequestError::UnknownField { verb, field } => write!(out, "\"{verb}\" has no field {field}"),
+            RequestError::BadField { verb, why } => write!(out, "\"{verb}\": {why}"),
+        }
+    }
+}
+
+impl std::error::Error for RequestError {}
+
+fn verbs() -> String {
+    VERBS.iter().map(|(verb, _)| format!("\"{verb}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// What a peer wrote, short enough to be quoted back.
+fn quoted(what: impl fmt::Display) -> String {
+    const LONGEST: usize = 80;
+    let text = what.to_string();
+    if text.chars().count() <= LONGEST { text } else { text.chars().take(LONGEST).chain(['…']).collect() }
+}
+
+/// One line of the socket, whatever its bytes, to a request.
+pub fn parse_request(line: &[u8]) -> Result<Request, RequestError> {
+    let text = str::from_utf8(line).map_err(|_| RequestError::NotUtf8)?;
+    let mut object: Map<String, Value> =
+        serde_json::from_str(text).map_err(|error| RequestError::NotJson(quoted(error)))?;
+    let version = object.remove("v").ok_or(RequestError::NoVersion)?;
+    if version.as_u64() != Some(u64::from(VERSION)) {
+        return Err(RequestError::OtherVersion(quoted(version)));
+    }
+    let asked = object.get("verb").ok_or(RequestError::NoVerb)?;
+    let known = VERBS.iter().find(|(verb, _)| asked.as_str() == Some(verb));
+    let (verb, fields) = known.ok_or_else(|| RequestError::UnknownVerb(quoted(asked)))?;
+    if let Some(field) = object.keys().find(|key| *key != "verb" && !fields.contains(&key.as_str())) {
+        return Err(RequestError::UnknownField { verb, field: quoted(Value::from(field.as_str())) });
+    }
+    serde_json::from_value(Value::Object(object)).map_err(|error| RequestError::BadField { verb, why: quoted(error) })
+}
+
+/// Goes up from page to page: the client stops at a cursor that does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ConnCursor {
     pub worker: usize,
     pub bucket: usize,
@@ -57,8 +136,15 @@ pub struct Reply {
     pub outcome: Outcome,
 }
 
+impl Reply {
+    pub fn new(outcome: Outcome) -> Reply {
+        Reply { v: VERSION, outcome }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on its way to the socket")]
 pub enum Outcome {
     Ok(Answer),
     Error(String),

@@ -15,6 +15,7 @@ pub mod host;
 pub mod limit;
 pub mod neighbour;
 mod random;
+pub mod run;
 #[cfg(test)]
 mod tests;
 

@@ -15,6 +15,8 @@ pub trait Frame: Send {
     fn bytes_mut(&mut self) -> &mut [u8];
     /// The length on the wire, of all segments.
     fn wire_len(&self) -> usize;
+    /// Copies as much as there is room for, of all segments, and says how much that was.
+    fn copy_to(&self, into: &mut [u8]) -> usize;
 }
 
 /// One receive and one transmit queue of a port, owned by one worker.

@@ -1,4 +1,14 @@
-//! What else needs `unsafe`, each module safe outside.
+//! What needs `unsafe` beside DPDK: each module is safe to use from outside.
 
 #[allow(unsafe_code)]
+pub mod epoch;
+#[allow(unsafe_code)]
+pub mod interfaces;
+#[allow(unsafe_code)]
+pub mod memory;
+#[allow(unsafe_code)]
 pub mod netdev;
+#[allow(unsafe_code)]
+pub mod prefetch;
+#[allow(unsafe_code)]
+pub mod signals;

@@ -1,0 +1,290 @@
+//! Who answers the config socket: reads the workers' ledgers, asks the workers for their flows, and asks management
+//! for what only it knows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::channel::{Sender, bounded};
+
+use super::server::Handler;
+use super::wire::{
+    Answer, CONN_PAGE, ConnCursor, ConnEntry, ConnPage, FrameStats, Outcome, PortStatus, RealEntry, RealState, Request,
+    ServiceEntry, Stats, Status, TrafficEntry, WorkerStatus,
+};
+use crate::clock::Now;
+use crate::config::{Config, RealConfig, ServiceConfig};
+use crate::counters::{Counter, Ledger, Traffic};
+use crate::manage::Neighbour;
+use crate::manage::run::View;
+use crate::service::Station;
+use crate::verdict::DropReason;
+use crate::worker::exchange::{Entry, Inbox, Outbox, Page, Question};
+
+/// A worker or the management core that takes longer is stuck.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is known of a port from its start on.
+pub struct PortFacts {
+    pub driver: String,
+    pub queues: usize,
+    pub station: Station,
+}
+
+pub struct WorkerFacts<F> {
+    pub core: usize,
+    pub ledger: Arc<Ledger>,
+    pub inbox: Arc<Inbox<F>>,
+    pub flow_capacity: usize,
+    pub flow_memory: String,
+}
+
+pub struct Desk<F> {
+    pub config: Arc<Config>,
+    pub config_path: PathBuf,
+    pub dpdk: String,
+    pub started: Now,
+    pub clock: fn() -> Now,
+    pub management_core: usize,
+    pub ports: Vec<PortFacts>,
+    pub workers: Vec<WorkerFacts<F>>,
+    /// What the start had to say.
+    pub remarks: Vec<String>,
+    pub questions: Sender<Sender<View>>,
+    pub outbox: Arc<Outbox<F>>,
+    pub stop: Arc<AtomicBool>,
+}
+
+impl<F: Send> Handler for Desk<F> {
+    fn handle(&self, request: Request) -> Outcome {
+        let answer = match request {
+            Request::Status => self.status().map(Answer::Status),
+            Request::ServiceList => self.services().map(Answer::Services),
+            Request::ConnList { from } => self.connections(from).map(Answer::Connections),
+            Request::Stats => self.stats().map(Answer::Stats),
+            Request::Stop => {
+                self.stop.store(true, Ordering::Relaxed);
+                self.outbox.bell.ring();
+                Ok(Answer::Stopping)
+            }
+        };
+        answer.map_or_else(Outcome::Error, Outcome::Ok)
+    }
+}
+
+impl<F: Send> Desk<F> {
+    fn view(&self) -> Result<View, String> {
+        let (asker, answer) = bounded(1);
+        let gone = |_| "the management core does not answer".to_owned();
+        self.questions.send_timeout(asker, PATIENCE).map_err(|_| gone(()))?;
+        self.outbox.bell.ring();
+        answer.recv_timeout(PATIENCE).map_err(|_| gone(()))
+    }
+
+    fn status(&self) -> Result<Status, String> {
+        let view = self.view()?;
+        let ports = self.config.ports.iter().zip(&self.ports).zip(&view.ports).enumerate();
+        let ports = ports.map(|(index, ((config, facts), now))| {
+            let gateway = |gateway| view.neighbours.iter().find(|each| each.port == index && each.address == gateway);
+            PortStatus {
+                name: config.name.clone(),
+                device: config.device.to_string(),
+                driver: facts.driver.clone(),
+                mac: facts.station.mac.to_string(),
+                address: config.address.to_string(),
+                vlan: config.vlan,
+                gateway: config.gateway,
+                gateway_mac: config.gateway.and_then(gateway).and_then(|found| found.mac).map(|mac| mac.to_string()),
+                mtu: facts.station.mtu,
+                link_up: now.link_up,
+                speed: now.speed,
+                queues: facts.queues,
+                host_tap: config.host_tap.clone(),
+            }
+        });
+        let workers = self.workers.iter().zip(&view.held).enumerate().map(|(id, (worker, epoch))| WorkerStatus {
+            id,
+            core: worker.core,
+            flows: worker.ledger.frames.flows.get(),
+            flow_capacity: worker.flow_capacity as u64,
+            flow_memory: worker.flow_memory.clone(),
+            epoch: *epoch,
+        });
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            commit: env!("DROVER_COMMIT").into(),
+            dpdk: self.dpdk.clone(),
+            pid: std::process::id(),
+            uptime_seconds: (self.clock)().since(self.started).as_secs(),
+            config: self.config_path.display().to_string(),
+            epoch: view.epoch,
+            management_core: self.management_core,
+            ports: ports.collect(),
+            workers: workers.collect(),
+            warnings: self.remarks.iter().cloned().chain(view.warnings).collect(),
+        })
+    }
+
+    fn services(&self) -> Result<Vec<ServiceEntry>, String> {
+        let view = self.view()?;
+        let known = view.neighbours.iter().map(|neighbour| (neighbour.address, neighbour)).collect();
+        let mut first_real = 0;
+        let entry = |(index, service): (usize, &ServiceConfig)| {
+            let reals = service.reals.iter().enumerate();
+            let reals = reals.map(|(place, real)| self.real(&known, real, first_real + place)).collect();
+            first_real += service.reals.len();
+            ServiceEntry {
+                protocol: service.protocol.name().into(),
+                address: SocketAddrV4::new(service.address, service.port),
+                scheduler: service.scheduler.name().into(),
+                traffic: self.traffic(|ledger| &ledger.services[index]),
+                reals,
+            }
+        };
+        Ok(self.config.services.iter().enumerate().map(entry).collect())
+    }
+
+    fn real(&self, known: &HashMap<Ipv4Addr, &Neighbour>, real: &RealConfig, id: usize) -> RealEntry {
+        let known = known.get(&real.address).filter(|_| real.mac.is_none());
+        RealEntry {
+            address: SocketAddrV4::new(real.address, real.port),
+            forward: real.forwarding.name().into(),
+            weight: real.weight,
+            state: known.map_or(RealState::Fixed, |each| each.state.into()),
+            mac: real.mac.or(known.and_then(|each| each.mac)).map(|mac| mac.to_string()),
+            traffic: self.traffic(|ledger| &ledger.reals[id]),
+        }
+    }
+
+    fn traffic(&self, of: impl Fn(&Ledger) -> &Traffic) -> TrafficEntry {
+        let sum = |counter: fn(&Traffic) -> &Counter| -> u64 {
+            // One worker's gauge may for a moment be behind another's.
+            self.workers.iter().map(|worker| counter(of(&worker.ledger)).get()).fold(0, u64::wrapping_add)
+        };
+        TrafficEntry {
+            connections: sum(|traffic| &traffic.connections),
+            packets: sum(|traffic| &traffic.packets),
+            bytes: sum(|traffic| &traffic.bytes),
+            active: sum(|traffic| &traffic.active),
+            inactive: sum(|traffic| &traffic.inactive),
+        }
+    }
+
+    /// One page, from where the last one ended.
+    fn connections(&self, from: ConnCursor) -> Result<ConnPage, String> {
+        let reals: Vec<&RealConfig> = self.config.services.iter().flat_map(|service| &service.reals).collect();
+        let mut connections = Vec::new();
+        let mut at = from;
+        while at.worker < self.workers.len() {
+            if CONN_PAGE - connections.len() < 4 {
+                return Ok(ConnPage { connections, next: Some(at) });
+            }
+            let page = self.ask_worker(at, CONN_PAGE - connections.len())?;
+            connections.extend(page.entries.iter().filter_map(|entry| self.connection(&reals, at.worker, entry)));
+            at = match page.next {
+                Some(bucket) => ConnCursor { bucket, ..at },
+                None => ConnCursor { worker: at.worker + 1, bucket: 0 },
+            };
+        }
+        Ok(ConnPage { connections, next: None })
+    }
+
+    fn ask_worker(&self, at: ConnCursor, room: usize) -> Result<Page, String> {
+        let inbox = &self.workers[at.worker].inbox;
+        let (answer, page) = bounded(1);
+        let question = Question { from_bucket: at.bucket, page: Vec::with_capacity(room), answer };
+        inbox.questions.push(question).map_err(|_| "too many questions at once; ask again".to_owned())?;
+        inbox.bell.ring();
+        page.recv_timeout(PATIENCE).map_err(|_| format!("worker {} does not answer", at.worker))
+    }
+
+    fn connection(&self, reals: &[&RealConfig], worker: usize, entry: &Entry) -> Option<ConnEntry> {
+        let service = self.config.services.get(entry.key.service()?.index())?;
+        let real = reals.get(entry.pin.real.index())?;
+        let (client, port) = entry.key.client();
+        Some(ConnEntry {
+            protocol: service.protocol.name().into(),
+            client: SocketAddrV4::new(client, port),
+            virtual_address: SocketAddrV4::new(service.address, service.port),
+            real: SocketAddrV4::new(real.address, real.port),
+            state: entry.pin.state.name().into(),
+            expires_seconds: (entry.ticks_left / crate::clock::TICKS_PER_SECOND).into(),
+            worker,
+        })
+    }
+
+    fn stats(&self) -> Result<Stats, String> {
+        let view = self.view()?;
+        let workers: Vec<_> = self.workers.iter().map(|worker| frame_stats(&worker.ledger)).collect();
+        let mut total = FrameStats::default();
+        workers.iter().for_each(|worker| add(&mut total, worker));
+        Ok(Stats { total, workers, ports: view.ports.into_iter().map(|port| port.stats).collect(), manage: view.stats })
+    }
+}
+
+fn frame_stats(ledger: &Ledger) -> FrameStats {
+    let frames = &ledger.frames;
+    let named = |reason: &DropReason| (reason.name().to_owned(), frames.dropped[*reason as usize].get());
+    FrameStats {
+        received: frames.received.get(),
+        received_bytes: frames.received_bytes.get(),
+        forwarded: frames.forwarded.get(),
+        forwarded_bytes: frames.forwarded_bytes.get(),
+        to_manage: frames.to_manage.get(),
+        to_host: frames.to_host.get(),
+        dropped: DropReason::ALL.iter().map(named).filter(|(_, count)| *count > 0).collect(),
+        originated: frames.originated.get(),
+        originated_sent: frames.originated_sent.get(),
+        originated_dropped: frames.originated_dropped.get(),
+        flows: frames.flows.get(),
+        flows_created: frames.flows_created.get(),
+        flows_expired: frames.flows_expired.get(),
+        turns: frames.turns.get(),
+        waits: frames.waits.get(),
+    }
+}
+
+fn add(total: &mut FrameStats, worker: &FrameStats) {
+    // Taken apart, so that a new counter cannot be forgotten here.
+    let FrameStats {
+        received,
+        received_bytes,
+        forwarded,
+        forwarded_bytes,
+        to_manage,
+        to_host,
+        dropped,
+        originated,
+        originated_sent,
+        originated_dropped,
+        flows,
+        flows_created,
+        flows_expired,
+        turns,
+        waits,
+    } = worker;
+    total.received += received;
+    total.received_bytes += received_bytes;
+    total.forwarded += forwarded;
+    total.forwarded_bytes += forwarded_bytes;
+    total.to_manage += to_manage;
+    total.to_host += to_host;
+    add_named(&mut total.dropped, dropped);
+    total.originated += originated;
+    total.originated_sent += originated_sent;
+    total.originated_dropped += originated_dropped;
+    total.flows += flows;
+    total.flows_created += flows_created;
+    total.flows_expired += flows_expired;
+    total.turns += turns;
+    total.waits += waits;
+}
+
+fn add_named(total: &mut BTreeMap<String, u64>, counts: &BTreeMap<String, u64>) {
+    for (name, count) in counts {
+        *total.entry(name.clone()).or_default() += count;
+    }
+}

@@ -1,0 +1,353 @@
+//! droverd: puts the parts together, runs them, and takes them apart again in order.
+
+mod ports;
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use crate::clock::Now;
+use crate::config::{Config, Device, Idle};
+use crate::control::desk::{Desk, PortFacts, WorkerFacts};
+use crate::control::server::{Options, Server};
+use crate::counters::Ledger;
+use crate::director::Director;
+use crate::dpdk::{self, Eal, EalOptions, Mbuf, Mempool, PortQueue, Registered};
+use crate::flow::FlowTable;
+use crate::manage::host::HostState;
+use crate::manage::run::{Management, Snapshots, View};
+use crate::manage::{ManageConfig, Manager};
+use crate::preflight::{self, InstanceLock, Machine, Plan};
+use crate::service::{Snapshot, Station};
+use crate::sys::epoch::{self, Reader};
+use crate::sys::signals::EndingSignals;
+use crate::worker::exchange::{Inbox, Outbox};
+use crate::worker::{self, Worker};
+use ports::OpenPort;
+
+/// Frames that may wait between the cores, in each direction.
+const EXCHANGE: usize = 1024;
+/// Questions that clients of the config socket may have open.
+const QUESTIONS: usize = 64;
+
+/// The machine's clock: it never goes back, and stands still only with the machine.
+pub fn clock() -> Now {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Now(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// A private directory for DPDK's own files; gone with us.
+struct RuntimeDir(PathBuf);
+
+impl RuntimeDir {
+    /// Beside the socket, whose lock we hold: what a killed instance left there is nobody's any more.
+    fn create(socket: &Path) -> Result<RuntimeDir> {
+        let path = socket.with_extension("dpdk");
+        if path.exists() {
+            fs::remove_dir_all(&path).with_context(|| format!("{}", path.display()))?;
+        }
+        fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("{}", path.display()))?;
+        Ok(RuntimeDir(path))
+    }
+}
+
+impl Drop for RuntimeDir {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            log::warn!("{} stays behind: {error}", self.0.display());
+        }
+    }
+}
+
+/// Runs the director until it is told to stop. Preflight has found the machine fit.
+pub fn run(config: Config, path: &Path, plan: &Plan, lock: InstanceLock) -> Result<()> {
+    let signals = EndingSignals::block()?;
+    let runtime = RuntimeDir::create(&config.control.socket)?;
+    let mut host = prepare_host(&config)?;
+    let eal = start_eal(&config, plan, &runtime)?;
+    let pool = create_pool(&eal, &config, plan.worker_cores.len())?;
+    let (ports, queues) = ports::open_all(&eal, &config, plan.worker_cores.len(), &pool)?;
+    host.redirects_off(&ports::kernel_interfaces(&config)).context("ICMP redirects cannot be turned off")?;
+
+    let config = Arc::new(config);
+    let stations: Vec<Station> = ports.iter().map(|port| port.station.clone()).collect();
+    let macs: Vec<_> = stations.iter().map(|station| station.mac).collect();
+    let manager = Manager::new(&ManageConfig::new(&config, &macs, getrandom::u64()?), clock());
+    let (publisher, readers) =
+        epoch::publish(Snapshots::build(1, &config, &stations, &manager), plan.worker_cores.len());
+    let outbox = Arc::new(Outbox::new(EXCHANGE)?);
+    let stop = Arc::new(AtomicBool::new(false));
+
+    let mut remarks = Vec::new();
+    let mut crew = Crew { threads: Vec::new(), facts: Vec::new(), stop: stop.clone() };
+    for (((id, core), reader), queues) in plan.worker_cores.iter().enumerate().zip(readers).zip(queues) {
+        let hand = Hand { id, core: *core, queues, reader, eal: eal.clone() };
+        crew.hire(hand, &config, &outbox, &mut remarks)?;
+    }
+
+    let (questions, asked) = bounded(QUESTIONS);
+    let facts = ports.iter().map(OpenPort::facts).collect();
+    let workers = std::mem::take(&mut crew.facts);
+    let sender = workers[0].inbox.clone();
+    let server = open_desk(&config, path, plan, facts, workers, remarks, questions, &outbox, &stop)?;
+    let watch = watch_signals(signals, &outbox, &stop)?;
+
+    let snapshots = Snapshots { publisher, config: config.clone(), stations };
+    let mut management = manage(manager, snapshots, ports, outbox, sender, pool, asked)?;
+    log::info!("ready: {}", config.control.socket.display());
+    management.run(clock, &stop);
+
+    log::info!("stopping");
+    crew.dismiss();
+    drop(management);
+    watch.join().ok();
+    drop(eal);
+    drop(runtime);
+    host.restore().map_err(anyhow::Error::msg)?;
+    // The last but the lock: `drover stop` waits for the socket to go.
+    drop(server);
+    drop(lock);
+    Ok(())
+}
+
+/// Puts back what a killed instance has left, and makes the kernel behind packet sockets deaf before they hear anything.
+fn prepare_host(config: &Config) -> Result<HostState> {
+    let journal = config.control.socket.with_extension("journal");
+    let mut host = HostState::prepare(&journal, Path::new("/proc"))
+        .with_context(|| format!("what an earlier instance changed cannot be put back ({})", journal.display()))?;
+    if host.recovered() {
+        log::warn!("an earlier instance was killed: what it had changed on this host has been put back");
+    }
+    for port in &config.ports {
+        if let Device::AfPacket(interface) = &port.device {
+            host.silence(interface).with_context(|| format!("the kernel cannot be kept off {interface}"))?;
+        }
+    }
+    Ok(host)
+}
+
+fn start_eal(config: &Config, plan: &Plan, runtime: &RuntimeDir) -> Result<Eal> {
+    let options = EalOptions {
+        management_core: plan.management_core,
+        hugepages: config.hugepages,
+        memory_mb: config.memory_mb,
+        pci: ports::pci_devices(config),
+        vdevs: ports::virtual_devices(config, plan.worker_cores.len()),
+        runtime_dir: runtime.0.clone(),
+        file_prefix: format!("drover-{}", std::process::id()),
+    };
+    Ok(Eal::start(&options)?)
+}
+
+/// Buffers for all descriptors, for what waits between the cores, and for the bursts and caches of each worker.
+fn create_pool(eal: &Eal, config: &Config, workers: usize) -> Result<Mempool> {
+    let descriptors = usize::from(ports::DESCRIPTORS) * 2 * workers * config.ports.len();
+    let buffers = descriptors + 3 * EXCHANGE + workers * 1024;
+    let longest = config.ports.iter().map(|port| port.mtu).max().unwrap_or_default();
+    let room = ports::frame_length(longest).max(2048);
+    Ok(Mempool::with_room(eal, "drover_frames", u32::try_from(buffers)?, room, None)?)
+}
+
+/// A worker, before its thread runs.
+struct Hand {
+    id: usize,
+    core: usize,
+    queues: Vec<PortQueue>,
+    reader: Reader<Snapshot>,
+    eal: Eal,
+}
+
+/// The workers' threads.
+struct Crew {
+    threads: Vec<(JoinHandle<()>, Arc<Inbox<Mbuf>>)>,
+    facts: Vec<WorkerFacts<Mbuf>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Crew {
+    fn hire(
+        &mut self,
+        mut hand: Hand,
+        config: &Config,
+        outbox: &Arc<Outbox<Mbuf>>,
+        remarks: &mut Vec<String>,
+    ) -> Result<()> {
+        let (id, core, eal) = (hand.id, hand.core, hand.eal);
+        let capacity = config.flows.per_worker;
+        let secret = [getrandom::u64()?, getrandom::u64()?];
+        let table = FlowTable::new(capacity, config.hugepages, secret)
+            .with_context(|| format!("no memory for a table of {capacity} connections"))?;
+        let flow_memory = table.backing().to_string();
+        let reals = config.services.iter().map(|service| service.reals.len()).sum();
+        let ledger = Arc::new(Ledger::new(config.services.len(), reals));
+        let director = Director::new(table, hand.reader.read(), id, ledger.clone());
+        let inbox = Arc::new(Inbox::new(EXCHANGE)?);
+        let (idle, descriptors) = idle_of(config, &hand.queues, id, remarks)?;
+        let (reader, queues, outbox) = (hand.reader, hand.queues, outbox.clone());
+        let (stop, ours, its_ledger) = (self.stop.clone(), inbox.clone(), ledger.clone());
+        let work = move || {
+            pin(core);
+            let _registered = Registered::new(&eal).inspect_err(|error| log::warn!("worker {id}: {error}")).ok();
+            let worker = Worker::new(queues, director, reader, its_ledger, ours, outbox);
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            worker::run(worker, idle, &descriptors, clock, &stop);
+        };
+        let thread = thread::Builder::new().name(format!("worker {id}")).spawn(work)?;
+        self.threads.push((thread, inbox.clone()));
+        self.facts.push(WorkerFacts { core, ledger, inbox, flow_capacity: capacity, flow_memory });
+        Ok(())
+    }
+
+    /// Ends the workers and waits for them.
+    fn dismiss(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for (thread, inbox) in self.threads.drain(..) {
+            inbox.bell.ring();
+            if thread.join().is_err() {
+                log::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.dismiss();
+    }
+}
+
+/// What the worker does with nothing to do. A port without a descriptor to wait on has to be polled.
+fn idle_of(
+    config: &Config,
+    queues: &[PortQueue],
+    worker: usize,
+    remarks: &mut Vec<String>,
+) -> Result<(Idle, Vec<OwnedFd>)> {
+    if config.idle == Idle::Poll {
+        return Ok((Idle::Poll, Vec::new()));
+    }
+    let mut descriptors = Vec::new();
+    for (queue, port) in queues.iter().zip(&config.ports) {
+        let own: Vec<OwnedFd> =
+            queue.borrow_descriptors().map(|descriptor| descriptor.try_clone_to_owned()).collect::<Result<_, _>>()?;
+        if own.is_empty() {
+            let remark = format!(
+                "worker {worker} polls although idle = \"wait\": port {} ({}) has nothing to wait on",
+                port.name, port.device
+            );
+            log::warn!("{remark}");
+            remarks.push(remark);
+            return Ok((Idle::Poll, Vec::new()));
+        }
+        descriptors.extend(own);
+    }
+    Ok((Idle::Wait, descriptors))
+}
+
+fn pin(core: usize) {
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        log::warn!("this thread cannot be pinned to core {core}");
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // The desk knows a little of everything.
+fn open_desk(
+    config: &Arc<Config>,
+    path: &Path,
+    plan: &Plan,
+    ports: Vec<PortFacts>,
+    workers: Vec<WorkerFacts<Mbuf>>,
+    remarks: Vec<String>,
+    questions: Sender<Sender<View>>,
+    outbox: &Arc<Outbox<Mbuf>>,
+    stop: &Arc<AtomicBool>,
+) -> Result<Server> {
+    let desk = Desk {
+        config: config.clone(),
+        config_path: path.to_owned(),
+        dpdk: dpdk::version().trim_start_matches("DPDK ").to_owned(),
+        started: clock(),
+        clock,
+        management_core: plan.management_core,
+        ports,
+        workers,
+        remarks,
+        questions,
+        outbox: outbox.clone(),
+        stop: stop.clone(),
+    };
+    let core = plan.management_core;
+    let options = Options { on_thread_start: Arc::new(move || pin(core)), ..Options::default() };
+    let socket = &config.control.socket;
+    Server::start_with(socket, Arc::new(desk), options).with_context(|| format!("{}", socket.display()))
+}
+
+/// A signal that asks for an end is the same as `drover stop`.
+fn watch_signals(signals: EndingSignals, outbox: &Arc<Outbox<Mbuf>>, stop: &Arc<AtomicBool>) -> Result<JoinHandle<()>> {
+    let (outbox, stop) = (outbox.clone(), stop.clone());
+    let watch = move || {
+        while !stop.load(Ordering::Relaxed) {
+            if signals.wait(Duration::from_millis(500)).is_some() {
+                stop.store(true, Ordering::Relaxed);
+                outbox.bell.ring();
+            }
+        }
+    };
+    Ok(thread::Builder::new().name("signals".into()).spawn(watch)?)
+}
+
+fn manage(
+    manager: Manager,
+    snapshots: Snapshots,
+    mut ports: Vec<OpenPort>,
+    outbox: Arc<Outbox<Mbuf>>,
+    sender: Arc<Inbox<Mbuf>>,
+    pool: Mempool,
+    questions: Receiver<Sender<View>>,
+) -> Result<Management<Mbuf>> {
+    let taps = ports.iter_mut().map(|port| port.tap.take()).collect();
+    Ok(Management {
+        manager,
+        snapshots,
+        taps,
+        outbox,
+        sender,
+        make: Box::new(move |bytes| pool.from_bytes(bytes)),
+        ports: Box::new(move || ports.iter().map(OpenPort::view).collect()),
+        questions,
+    })
+}
+
+/// Checks the machine and starts, or says everything that is in the way.
+pub fn start(config: Config, path: &Path) -> std::process::ExitCode {
+    let machine = match Machine::this() {
+        Ok(machine) => machine,
+        Err(error) => {
+            eprintln!("droverd: this machine's interfaces cannot be read: {error}");
+            return std::process::ExitCode::FAILURE;
+        }
+    };
+    match preflight::start(&config, &machine) {
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("droverd: {problem}");
+            }
+            std::process::ExitCode::from(crate::config::EXIT_REFUSED)
+        }
+        Ok((plan, lock)) => match run(config, path, &plan, lock) {
+            Ok(()) => std::process::ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("droverd: {error:#}");
+                std::process::ExitCode::FAILURE
+            }
+        },
+    }
+}

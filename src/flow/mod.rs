@@ -1,0 +1,7 @@
+//! Flows: which real a client's conversation is pinned to, in what state it is, and when it ends.
+
+pub mod state;
+pub mod table;
+
+pub use state::{FlowState, timeout_ticks};
+pub use table::{FlowKey, FlowTable, Hash, Pin, Slot, TableFull};

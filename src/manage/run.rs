@@ -1,0 +1,315 @@
+//! The management core's loop: between the workers, the host's TAPs and the [`Manager`], which decides.
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender};
+
+use super::egress::Egress;
+use super::{Event, Manager, Neighbour, Out};
+use crate::clock::Now;
+use crate::config::Config;
+use crate::control::wire::{ManageStats, PortStats};
+use crate::packet::{Frame, Mac, ethernet};
+use crate::service::{Reach, Snapshot, Station};
+use crate::sys::epoch::Publisher;
+use crate::sys::netdev::Tap;
+use crate::worker::exchange::{self, Handed, Inbox, Outbox};
+
+/// Frames that one turn takes from each source, so that none starves the others.
+const BATCH: usize = 64;
+/// How often the ports are asked whether they have a link.
+const LINK_CHECK: Duration = Duration::from_millis(500);
+/// Changes of many reals at once become one snapshot.
+const PUBLISH_EVERY: Duration = Duration::from_millis(10);
+/// The longest frame that goes between the host and a port.
+const LONGEST_FRAME: usize = 16 * 1024;
+
+/// A port's link and statistics, as its driver tells them.
+#[derive(Clone, Debug, Default)]
+pub struct PortView {
+    pub link_up: bool,
+    pub speed: u32,
+    pub stats: PortStats,
+}
+
+/// What management knows, for whoever asks on the config socket.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub epoch: u64,
+    /// The epoch that each worker has passed.
+    pub held: Vec<u64>,
+    pub neighbours: Vec<Neighbour>,
+    pub warnings: Vec<String>,
+    pub stats: ManageStats,
+    pub ports: Vec<PortView>,
+}
+
+/// Publishes what is known of the reals' MACs.
+pub struct Snapshots {
+    pub publisher: Publisher<Snapshot>,
+    pub config: Arc<Config>,
+    pub stations: Vec<Station>,
+}
+
+impl Snapshots {
+    /// The snapshot of an epoch, by what `manager` knows.
+    pub fn build(epoch: u64, config: &Config, stations: &[Station], manager: &Manager) -> Snapshot {
+        Snapshot::build(epoch, config, stations.to_vec(), |port, address| {
+            match manager.neighbour(port, address).map(|neighbour| (neighbour.state.usable(), neighbour.mac)) {
+                Some((true, Some(mac))) => Reach::At(mac),
+                Some((false, Some(mac))) => Reach::Lost(mac),
+                _ => Reach::Unknown,
+            }
+        })
+    }
+
+    fn publish(&mut self, manager: &Manager) {
+        let epoch = self.publisher.epoch() + 1;
+        self.publisher.replace(Snapshots::build(epoch, &self.config, &self.stations, manager));
+    }
+}
+
+/// Makes a frame of bytes; none when there is no buffer.
+pub type FrameMaker<F> = Box<dyn Fn(&[u8]) -> Option<F> + Send>;
+
+pub struct Management<F> {
+    pub manager: Manager,
+    pub snapshots: Snapshots,
+    /// One a port; none where the host is not served.
+    pub taps: Vec<Option<Tap>>,
+    pub outbox: Arc<Outbox<F>>,
+    /// The worker that sends for us.
+    pub sender: Arc<Inbox<F>>,
+    pub make: FrameMaker<F>,
+    pub ports: Box<dyn Fn() -> Vec<PortView> + Send>,
+    pub questions: Receiver<Sender<View>>,
+}
+
+/// What the loop itself remembers.
+struct Turn {
+    out: Vec<Out>,
+    buffer: Vec<u8>,
+    links: Vec<bool>,
+    links_asked: Option<Now>,
+    /// A neighbour has changed since the last snapshot.
+    changed: bool,
+    published: Now,
+    /// Frames wait for the sending worker.
+    ring: bool,
+}
+
+impl<F: Frame> Management<F> {
+    /// Runs until `stop`; whoever sets that rings the outbox's bell.
+    pub fn run(&mut self, clock: impl Fn() -> Now, stop: &AtomicBool) {
+        let outbox = self.outbox.clone();
+        let mut turn = Turn {
+            out: Vec::new(),
+            buffer: vec![0; LONGEST_FRAME],
+            links: Vec::new(),
+            links_asked: None,
+            changed: false,
+            published: clock(),
+            ring: false,
+        };
+        while !stop.load(Ordering::Relaxed) {
+            let now = clock();
+            let busy = self.turn(now, &mut turn);
+            if !busy {
+                let patience = self.patience(clock(), &turn);
+                let taps = self.taps.iter().flatten().map(AsFd::as_fd);
+                let awaited: Vec<BorrowedFd<'_>> = std::iter::once(outbox.bell.as_fd()).chain(taps).collect();
+                let mut awaited: Vec<_> = awaited.into_iter().map(exchange::readable).collect();
+                exchange::wait(&mut awaited, patience);
+                outbox.bell.silence();
+            }
+        }
+    }
+
+    /// Until something is due.
+    fn patience(&self, now: Now, turn: &Turn) -> Duration {
+        let due = self.manager.next_deadline().since(now).min(LINK_CHECK);
+        if turn.changed { due.min(PUBLISH_EVERY) } else { due }
+    }
+
+    /// Takes a batch of everything; says whether more may be waiting.
+    fn turn(&mut self, now: Now, turn: &mut Turn) -> bool {
+        let mut busy = self.take_from_workers(now, turn);
+        for port in 0..self.taps.len() {
+            busy |= self.take_from_host(port, turn);
+        }
+        if turn.links_asked.is_none_or(|asked| now.since(asked) >= LINK_CHECK) {
+            turn.links = (self.ports)().into_iter().map(|port| port.link_up).collect();
+            turn.links_asked = Some(now);
+        }
+        self.manager.tick(now, &turn.links, &mut turn.out);
+        self.carry_out(None, turn);
+        if turn.changed && now.since(turn.published) >= PUBLISH_EVERY {
+            self.snapshots.publish(&self.manager);
+            (turn.changed, turn.published) = (false, now);
+        }
+        if std::mem::take(&mut turn.ring) {
+            self.sender.bell.ring();
+        }
+        for question in self.questions.try_iter().take(BATCH) {
+            // Nobody waits for the answer any more when this fails.
+            let _ = question.try_send(self.view(now));
+        }
+        busy
+    }
+
+    fn take_from_workers(&mut self, now: Now, turn: &mut Turn) -> bool {
+        let outbox = self.outbox.clone();
+        let mut taken = 0;
+        for Handed { port, frame } in std::iter::from_fn(|| outbox.manage.pop()).take(BATCH) {
+            taken += 1;
+            let port = usize::from(port);
+            let Some(bytes) = untagged(&frame, self.vlan(port), &mut turn.buffer) else { continue };
+            let length = bytes.len();
+            self.manager.handle(now, port, &turn.buffer[..length], &mut turn.out);
+            self.carry_out(Some(length), turn);
+        }
+        for Handed { port, frame } in std::iter::from_fn(|| outbox.host.pop()).take(BATCH) {
+            taken += 1;
+            let port = usize::from(port);
+            if let Some(length) = untagged(&frame, self.vlan(port), &mut turn.buffer).map(<[u8]>::len) {
+                self.give_to_host(port, &turn.buffer[..length]);
+            }
+        }
+        taken > 0
+    }
+
+    /// Does what the manager wants done; `handled` is the length of the frame in the buffer that it was about.
+    fn carry_out(&mut self, handled: Option<usize>, turn: &mut Turn) {
+        for order in std::mem::take(&mut turn.out) {
+            match order {
+                Out::Send { port, frame } => {
+                    if !self.send(port, &frame, turn) {
+                        log::debug!("port {port}: no buffer or no room for a frame of our own");
+                    }
+                }
+                Out::Host { port } => {
+                    if let Some(length) = handled {
+                        self.give_to_host(port, &turn.buffer[..length]);
+                    }
+                }
+                Out::Neighbour(neighbour) => {
+                    log::log!(neighbour_level(&neighbour), "{neighbour}");
+                    turn.changed = true;
+                }
+                Out::Event(event) => report(&event),
+            }
+        }
+    }
+
+    fn vlan(&self, port: usize) -> Option<u16> {
+        self.snapshots.stations.get(port).and_then(|station| station.vlan)
+    }
+
+    /// Gives an untagged frame to the worker that sends for us.
+    fn send(&mut self, port: usize, frame: &[u8], turn: &mut Turn) -> bool {
+        let made = match self.vlan(port) {
+            None => (self.make)(frame),
+            Some(vlan) => (self.make)(&tagged(frame, vlan)),
+        };
+        turn.ring = true;
+        made.is_some_and(|frame| self.sender.send.push(Handed { port: port as u8, frame }).is_ok())
+    }
+
+    fn give_to_host(&mut self, port: usize, frame: &[u8]) {
+        let written = self.taps.get(port).and_then(Option::as_ref).map(|tap| tap.write(frame));
+        let stats = self.manager.stats_mut();
+        match written {
+            Some(Ok(_)) => stats.host_received += 1,
+            _ => stats.host_dropped += 1,
+        }
+    }
+
+    /// What the host sends by this port.
+    fn take_from_host(&mut self, port: usize, turn: &mut Turn) -> bool {
+        for _ in 0..BATCH {
+            let Some(tap) = self.taps.get(port).and_then(Option::as_ref) else { return false };
+            let length = match tap.read(&mut turn.buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    log::debug!("port {port}: the host's TAP cannot be read: {error}");
+                    return false;
+                }
+            };
+            let mut frame = turn.buffer[..length].to_vec();
+            if self.manager.host_egress(port, &mut frame) == Egress::Send {
+                let sent = self.send(port, &frame, turn);
+                let stats = self.manager.stats_mut();
+                if sent { stats.host_sent += 1 } else { stats.host_dropped += 1 }
+            }
+        }
+        true
+    }
+
+    fn view(&self, now: Now) -> View {
+        View {
+            epoch: self.snapshots.publisher.epoch(),
+            held: self.snapshots.publisher.held().collect(),
+            neighbours: self.manager.neighbours().copied().collect(),
+            warnings: self.manager.warnings(now),
+            stats: self.manager.stats().clone(),
+            ports: (self.ports)(),
+        }
+    }
+}
+
+/// The frame in `buffer`, without the tag of the port's VLAN.
+fn untagged<'b, F: Frame>(frame: &F, vlan: Option<u16>, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    let length = frame.copy_to(buffer);
+    if length < frame.wire_len() {
+        return None;
+    }
+    // A priority tag (VLAN 0) is left to the kernel.
+    match ethernet::parse(&buffer[..length]) {
+        Some(link) if vlan.is_some() && link.vlan == vlan => {
+            buffer.copy_within(link.payload - 2..length, ethernet::HEADER - 2);
+            Some(&buffer[..length - ethernet::TAG])
+        }
+        _ => Some(&buffer[..length]),
+    }
+}
+
+fn tagged(frame: &[u8], vlan: u16) -> Vec<u8> {
+    let (addresses, rest) = frame.split_at(frame.len().min(2 * size_of::<Mac>()));
+    [addresses, &ethernet::VLAN.to_be_bytes(), &vlan.to_be_bytes(), rest].concat()
+}
+
+fn neighbour_level(neighbour: &Neighbour) -> log::Level {
+    match neighbour.state {
+        super::NeighbourState::Unreachable => log::Level::Warn,
+        _ => log::Level::Info,
+    }
+}
+
+fn report(event: &Event) {
+    log::log!(event.level(), "{event}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::SimFrame;
+    use crate::sim::frames::FrameBuilder;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_tag_comes_off_and_goes_on_again() {
+        let plain = FrameBuilder::udp((Ipv4Addr::new(1, 2, 3, 4), 5), (Ipv4Addr::new(6, 7, 8, 9), 10));
+        let with_tag = FrameBuilder { vlan: Some(7), ..plain.clone() }.build();
+        let mut buffer = [0; 2048];
+        let frame = SimFrame(with_tag.clone());
+        assert_eq!(untagged(&frame, Some(7), &mut buffer), Some(&plain.build()[..]));
+        assert_eq!(untagged(&frame, None, &mut buffer), Some(&with_tag[..]), "the host's own VLAN interface wants it");
+        assert_eq!(tagged(&plain.build(), 7), with_tag);
+        assert_eq!(untagged(&frame, Some(7), &mut [0; 20]), None, "no half frames");
+    }
+}

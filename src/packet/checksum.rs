@@ -1,0 +1,55 @@
+//! The Internet checksum: whole, and in steps (RFC 1624).
+
+/// The one's complement sum of `bytes`, folded to 16 bits and inverted. Over data that contains its own checksum it is
+/// zero.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    !fold(sum(bytes))
+}
+
+/// Adds up 16-bit words; an odd byte counts as the high half of a last word.
+pub fn sum(bytes: &[u8]) -> u64 {
+    let mut words = bytes.chunks_exact(2);
+    let mut total: u64 = words.by_ref().map(|word| u64::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    if let [last] = words.remainder() {
+        total += u64::from(*last) << 8;
+    }
+    total
+}
+
+pub const fn fold(mut total: u64) -> u16 {
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    total as u16
+}
+
+/// The checksum after one 16-bit word under it has changed from `old` to `new`: HC' = ~(~HC + ~m + m').
+pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
+    !fold(!checksum as u64 + !old as u64 + new as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_step_is_the_same_as_starting_over(mut words in proptest::collection::vec(any::<u16>(), 1..40), at in any::<prop::sample::Index>(), new: u16) {
+            // A header is never all zeroes, and only then do the two representations of zero differ.
+            prop_assume!(words.iter().any(|word| *word != 0) && new != 0);
+            let bytes = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>();
+            let before = checksum(&bytes(&words));
+            let at = at.index(words.len());
+            let old = std::mem::replace(&mut words[at], new);
+            prop_assert_eq!(update(before, old, new), checksum(&bytes(&words)));
+        }
+    }
+
+    #[test]
+    fn known_header() {
+        let header = [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7];
+        assert_eq!(checksum(&header), 0xb861);
+        assert_eq!(checksum(&[0x01]), !0x0100);
+    }
+}

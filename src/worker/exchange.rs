@@ -1,0 +1,104 @@
+//! What passes between a worker and the management core: bounded queues, and a bell for whoever sleeps.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use crossbeam::channel::Sender;
+use crossbeam::queue::ArrayQueue;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+use crate::flow::{FlowKey, Pin};
+
+/// Wakes a sleeping thread: a descriptor that it polls beside its others.
+pub struct Bell(OwnedFd);
+
+impl Bell {
+    pub fn new() -> std::io::Result<Bell> {
+        Ok(Bell(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
+    }
+
+    pub fn ring(&self) {
+        // It fails only when it has been rung 2^64 times, and then it is ringing.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    pub fn silence(&self) {
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Waits until one of the descriptors can be read, or a signal comes, or the time is over.
+pub fn wait(descriptors: &mut [PollFd<'_>], at_most: Duration) {
+    let timeout = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: at_most.subsec_nanos().into() };
+    match poll(descriptors, Some(&timeout)) {
+        Ok(_) | Err(Errno::INTR) => (),
+        // Nothing else can happen to descriptors that are ours; if it did, do not spin.
+        Err(_) => std::thread::sleep(Duration::from_millis(1)),
+    }
+}
+
+pub fn readable(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::from_borrowed_fd(descriptor, PollFlags::IN)
+}
+
+/// A frame, and the port that it came in by or is to go out by.
+pub struct Handed<F> {
+    pub port: u8,
+    pub frame: F,
+}
+
+/// From all workers to the management core.
+pub struct Outbox<F> {
+    /// ARP, and ICMP to virtual addresses.
+    pub manage: ArrayQueue<Handed<F>>,
+    /// For the host's kernel. A queue of its own, so that a flood of one does not starve the other.
+    pub host: ArrayQueue<Handed<F>>,
+    pub bell: Bell,
+}
+
+impl<F> Outbox<F> {
+    pub fn new(capacity: usize) -> std::io::Result<Outbox<F>> {
+        Ok(Outbox { manage: ArrayQueue::new(capacity), host: ArrayQueue::new(capacity), bell: Bell::new()? })
+    }
+}
+
+/// From the management core to one worker.
+pub struct Inbox<F> {
+    /// Frames to be sent: answers, announcements, and what the host sends.
+    pub send: ArrayQueue<Handed<F>>,
+    pub questions: ArrayQueue<Question>,
+    pub bell: Bell,
+}
+
+impl<F> Inbox<F> {
+    pub fn new(capacity: usize) -> std::io::Result<Inbox<F>> {
+        Ok(Inbox { send: ArrayQueue::new(capacity), questions: ArrayQueue::new(16), bell: Bell::new()? })
+    }
+}
+
+/// Asks a worker for a part of its flow table: only its owner may read it.
+pub struct Question {
+    pub from_bucket: usize,
+    /// Filled up to its capacity, which the asker has reserved.
+    pub page: Vec<Entry>,
+    pub answer: Sender<Page>,
+}
+
+pub struct Entry {
+    pub key: FlowKey,
+    pub pin: Pin,
+    pub ticks_left: u32,
+}
+
+pub struct Page {
+    pub entries: Vec<Entry>,
+    /// Where to go on; none: that was the last bucket.
+    pub next: Option<usize>,
+}

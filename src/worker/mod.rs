@@ -1,0 +1,212 @@
+//! What one core owns, and its loop: take a burst, decide, hand on, and look after the table in between.
+
+pub mod exchange;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+
+use crate::clock::Now;
+use crate::config::Idle;
+use crate::counters::{Counter, Ledger};
+use crate::director::Director;
+use crate::packet::{Burst, Frame, Queue};
+use crate::service::Snapshot;
+use crate::sys::epoch::Reader;
+use crate::verdict::{DropReason, Verdict};
+use exchange::{Entry, Handed, Inbox, Outbox, Page, Question};
+
+/// The most ports that a director has.
+pub const MAX_PORTS: usize = 16;
+/// How long a worker spins before it lets go of the core.
+const SPIN: Duration = Duration::from_micros(50);
+/// How long it sleeps at most: the table wants its sweep.
+const DOZE: Duration = Duration::from_millis(100);
+/// Buckets that one turn of the loop sweeps or lists at most: a few microseconds.
+const BUCKETS_A_TURN: usize = 64;
+const BUCKETS_A_PAGE: usize = 512;
+
+/// One port as a worker sees it: its own queue, and what is to leave by it after this burst.
+struct Side<Q: Queue> {
+    queue: Q,
+    leaving: Burst<Q::Frame>,
+}
+
+pub struct Worker<Q: Queue> {
+    sides: ArrayVec<Side<Q>, MAX_PORTS>,
+    director: Director,
+    snapshot: Reader<Snapshot>,
+    ledger: Arc<Ledger>,
+    inbox: Arc<Inbox<Q::Frame>>,
+    outbox: Arc<Outbox<Q::Frame>>,
+    /// Something went to the management core in this turn.
+    ring: bool,
+}
+
+impl<Q: Queue> Worker<Q> {
+    /// `queues` holds one queue of each port, in the ports' order; at most `MAX_PORTS`.
+    pub fn new(
+        queues: Vec<Q>,
+        director: Director,
+        snapshot: Reader<Snapshot>,
+        ledger: Arc<Ledger>,
+        inbox: Arc<Inbox<Q::Frame>>,
+        outbox: Arc<Outbox<Q::Frame>>,
+    ) -> Worker<Q> {
+        let sides = queues.into_iter().map(|queue| Side { queue, leaving: Burst::new() }).collect();
+        Worker { sides, director, snapshot, ledger, inbox, outbox, ring: false }
+    }
+
+    /// One turn of the loop; says whether there was anything to do.
+    pub fn turn(&mut self, now: Now) -> bool {
+        let mut busy = false;
+        for port in 0..self.sides.len() {
+            busy |= self.serve(now, port);
+        }
+        busy |= self.send_originated();
+        busy |= self.answer(now);
+        self.director.sweep(now, if busy { BUCKETS_A_TURN } else { usize::MAX });
+        if std::mem::take(&mut self.ring) {
+            self.outbox.bell.ring();
+        }
+        self.ledger.frames.turns.add(1);
+        busy
+    }
+
+    /// One burst of one port, to its end.
+    fn serve(&mut self, now: Now, port: usize) -> bool {
+        let snapshot = self.snapshot.read();
+        let mut frames = Burst::new();
+        self.sides[port].queue.receive(&mut frames);
+        if frames.is_empty() {
+            return false;
+        }
+        let counters = &self.ledger.frames;
+        counters.received.add(frames.len() as u64);
+        counters.received_bytes.add(frames.iter().map(|frame| frame.wire_len() as u64).sum());
+        let verdicts = self.director.decide(now, &snapshot.stations[port], snapshot, &mut frames);
+        for (frame, verdict) in frames.into_iter().zip(verdicts) {
+            self.dispatch(port as u8, frame, verdict);
+        }
+        self.flush();
+        true
+    }
+
+    fn dispatch(&mut self, port: u8, frame: Q::Frame, verdict: Verdict) {
+        let counters = &self.ledger.frames;
+        let (queue, taken, full) = match verdict {
+            // As many frames as came in at most, so there is room.
+            Verdict::Forward { port } => return self.sides[usize::from(port)].leaving.push(frame),
+            Verdict::Drop(reason) => return counters.dropped[reason as usize].add(1),
+            Verdict::Manage => (&self.outbox.manage, &counters.to_manage, DropReason::ManageQueueFull),
+            Verdict::Host => (&self.outbox.host, &counters.to_host, DropReason::HostQueueFull),
+        };
+        if queue.push(Handed { port, frame }).is_ok() {
+            taken.add(1);
+            self.ring = true;
+        } else {
+            counters.dropped[full as usize].add(1);
+        }
+    }
+
+    /// Sends what the burst left behind; what a port does not take is dropped by name.
+    fn flush(&mut self) {
+        let counters = &self.ledger.frames;
+        let full = &counters.dropped[DropReason::TxQueueFull as usize];
+        for side in &mut self.sides {
+            let bytes = send(side, &counters.forwarded, full);
+            counters.forwarded_bytes.add(bytes);
+        }
+    }
+
+    /// Sends what the management core and the host have to say, a burst at most.
+    fn send_originated(&mut self) -> bool {
+        if self.inbox.send.is_empty() {
+            return false;
+        }
+        let counters = &self.ledger.frames;
+        for _ in 0..Burst::<Q::Frame>::new().capacity() {
+            let Some(handed) = self.inbox.send.pop() else { break };
+            counters.originated.add(1);
+            match self.sides.get_mut(usize::from(handed.port)) {
+                Some(side) => side.leaving.push(handed.frame),
+                None => counters.originated_dropped.add(1),
+            }
+        }
+        for side in &mut self.sides {
+            send(side, &counters.originated_sent, &counters.originated_dropped);
+        }
+        true
+    }
+
+    /// Answers one question about the table, in a page that the asker brought.
+    fn answer(&mut self, now: Now) -> bool {
+        if self.inbox.questions.is_empty() {
+            return false;
+        }
+        let Some(Question { from_bucket, mut page, answer }) = self.inbox.questions.pop() else { return false };
+        let (flows, tick) = (self.director.flows(), now.tick());
+        let mut bucket = from_bucket;
+        let end = flows.buckets().min(from_bucket.saturating_add(BUCKETS_A_PAGE));
+        while bucket < end && page.capacity() - page.len() >= 4 {
+            let entry = |(key, pin): (_, crate::flow::Pin)| Entry { key, pin, ticks_left: pin.left(tick) };
+            page.extend(flows.bucket(bucket, tick).map(entry));
+            bucket += 1;
+        }
+        let next = (bucket < flows.buckets()).then_some(bucket);
+        // Nobody waits for it any more when this fails.
+        let _ = answer.try_send(Page { entries: page, next });
+        true
+    }
+}
+
+/// Sends what is leaving by this side, and says how many bytes that was. A port that is full gets a second chance.
+fn send<Q: Queue>(side: &mut Side<Q>, sent: &Counter, refused: &Counter) -> u64 {
+    if side.leaving.is_empty() {
+        return 0;
+    }
+    let (count, bytes) = (side.leaving.len(), weigh(&side.leaving));
+    side.queue.send(&mut side.leaving);
+    if !side.leaving.is_empty() {
+        side.queue.send(&mut side.leaving);
+    }
+    let (left, unsent) = (side.leaving.len(), weigh(&side.leaving));
+    side.leaving.clear();
+    sent.add((count - left) as u64);
+    refused.add(left as u64);
+    bytes - unsent
+}
+
+fn weigh<F: Frame>(frames: &Burst<F>) -> u64 {
+    frames.iter().map(|frame| frame.wire_len() as u64).sum()
+}
+
+/// Runs a worker until `stop`. `descriptors` are the ports' own, readable when a frame has come.
+pub fn run<Q: Queue>(
+    mut worker: Worker<Q>,
+    idle: Idle,
+    descriptors: &[BorrowedFd<'_>],
+    clock: impl Fn() -> Now,
+    stop: &AtomicBool,
+) {
+    let inbox = worker.inbox.clone();
+    let bell = std::iter::once(inbox.bell.as_fd());
+    let mut awaited: Vec<_> = bell.chain(descriptors.iter().copied()).map(exchange::readable).collect();
+    let mut last_busy = clock();
+    while !stop.load(Ordering::Relaxed) {
+        let now = clock();
+        if worker.turn(now) {
+            last_busy = now;
+        } else if idle == Idle::Wait && now.since(last_busy) > SPIN {
+            worker.ledger.frames.waits.add(1);
+            exchange::wait(&mut awaited, DOZE);
+            inbox.bell.silence();
+            last_busy = clock();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The decision on golden frames; etherparse, which shares no code with the director, judges what comes out.
+
+mod common;
+
+use std::net::Ipv4Addr;
+
+use common::*;
+use drover::clock::Now;
+use drover::packet::{Burst, Mac};
+use drover::service::{Reach, Snapshot};
+use drover::sim::SimFrame;
+use drover::sim::frames::FrameBuilder;
+use drover::verdict::DropReason::*;
+use drover::verdict::{DropReason, Verdict};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+
+const FORWARD: Verdict = Verdict::Forward { port: 0 };
+
+fn decide_at(
+    director: &mut drover::director::Director,
+    snapshot: &Snapshot,
+    now: Now,
+    frame: Vec<u8>,
+) -> (Verdict, Vec<u8>) {
+    let mut burst = Burst::new();
+    burst.push(SimFrame(frame));
+    let verdicts = director.decide(now, &snapshot.stations[0], snapshot, &mut burst);
+    (verdicts[0], burst.remove(0).0)
+}
+
+/// What a fresh director makes of one frame.
+fn verdict_of(frame: Vec<u8>) -> Verdict {
+    let snapshot = snapshot();
+    let (mut director, _) = director(&snapshot, 100);
+    decide_at(&mut director, &snapshot, Now::from_secs(1), frame).0
+}
+
+/// The number of the real that a forwarded frame is for.
+fn real_of(frame: &[u8]) -> u8 {
+    assert_eq!(frame[..5], real_mac(0).0[..5]);
+    frame[5]
+}
+
+#[test]
+fn the_frame_changes_in_its_addresses_ttl_and_checksum_and_in_nothing_else() {
+    let snapshot = snapshot();
+    for vlan in [None, Some(7)] {
+        let mut snapshot_here = common::snapshot();
+        snapshot_here.stations[0].vlan = vlan;
+        let (mut director, _) = director(&snapshot, 100);
+        let sent =
+            FrameBuilder { payload: b"GET / HTTP/1.0\r\n\r\n".to_vec(), options: vec![1; 4], vlan, ..tcp(1001, SYN) }
+                .build();
+        let (verdict, got) = decide_at(&mut director, &snapshot_here, Now::from_secs(1), sent.clone());
+        assert_eq!(verdict, FORWARD);
+
+        let (before, after) = (SlicedPacket::from_ethernet(&sent).unwrap(), SlicedPacket::from_ethernet(&got).unwrap());
+        let link = after.link.unwrap().to_header().unwrap().ethernet2().unwrap();
+        assert_eq!(
+            (Mac(link.source), Mac(link.destination)),
+            (DIRECTOR, real_mac(3)),
+            "the kernel's first: newest real"
+        );
+        let (Some(NetSlice::Ipv4(before_ip)), Some(NetSlice::Ipv4(after_ip))) = (before.net, after.net) else {
+            panic!()
+        };
+        let header = after_ip.header().to_header();
+        assert_eq!(header.header_checksum, header.calc_header_checksum());
+        let mut expected = before_ip.header().to_header();
+        expected.time_to_live -= 1;
+        expected.header_checksum = expected.calc_header_checksum();
+        assert_eq!(header, expected);
+        assert_eq!(before_ip.payload().payload, after_ip.payload().payload, "nothing behind the IP header changes");
+        let Some(TransportSlice::Tcp(segment)) = after.transport else { panic!() };
+        assert_eq!(segment.calc_checksum_ipv4(header.source, header.destination).unwrap(), segment.checksum());
+    }
+}
+
+#[test]
+fn the_builder_is_right_by_etherparse() {
+    for frame in [tcp(5, SYN).build(), udp(5).build()] {
+        let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(NetSlice::Ipv4(ip)) = packet.net else { panic!() };
+        let (stated, right) = match packet.transport.unwrap() {
+            TransportSlice::Tcp(segment) => (
+                segment.checksum(),
+                segment.calc_checksum_ipv4(ip.header().source(), ip.header().destination()).unwrap(),
+            ),
+            TransportSlice::Udp(datagram) => {
+                let header = datagram.to_header();
+                (
+                    header.checksum,
+                    header
+                        .calc_checksum_ipv4_raw(ip.header().source(), ip.header().destination(), datagram.payload())
+                        .unwrap(),
+                )
+            }
+            _ => panic!(),
+        };
+        assert_eq!(stated, right);
+    }
+}
+
+#[test]
+fn every_frame_has_its_verdict() {
+    let with = |change: fn(&mut FrameBuilder)| {
+        let mut builder = tcp(1000, SYN);
+        change(&mut builder);
+        builder.build()
+    };
+    let damaged = |at: usize, byte: u8, frame: Vec<u8>| {
+        let mut frame = frame;
+        frame[at] = byte;
+        frame
+    };
+    let short = |frame: Vec<u8>, length: usize| frame[..length].to_vec();
+    let broadcast = |frame: Vec<u8>| [&[0xff; 6], &frame[6..]].concat();
+    let drop = Verdict::Drop;
+    let cases: Vec<(&str, Vec<u8>, Verdict)> = vec![
+        ("SYN", tcp(1, SYN).build(), FORWARD),
+        ("SYN with a wrong TCP checksum", damaged(50, 0x55, tcp(1, SYN).build()), FORWARD),
+        ("SYN+ACK, as the kernel has it", tcp(1, SYN | ACK).build(), FORWARD),
+        ("datagram", udp(1).build(), FORWARD),
+        ("SYN with padding", [tcp(1, SYN).build(), vec![0; 6]].concat(), FORWARD),
+        ("ACK without connection", tcp(1, ACK).build(), drop(NoConnection)),
+        ("RST without connection", tcp(1, RST).build(), drop(NoConnection)),
+        ("wrong IP checksum", damaged(24, 0, tcp(1, SYN).build()), drop(BadIpChecksum)),
+        ("no Ethernet header", vec![0; 13], drop(Truncated)),
+        ("nothing", vec![], drop(Truncated)),
+        ("half an IP header", short(tcp(1, SYN).build(), 30), drop(Truncated)),
+        ("IP longer than the frame", short(tcp(1, SYN).build(), 50), drop(Truncated)),
+        ("version 6 in an IPv4 frame", damaged(14, 0x65, tcp(1, SYN).build()), drop(BadIpHeader)),
+        ("header of 16 bytes", damaged(14, 0x44, tcp(1, SYN).build()), drop(BadIpHeader)),
+        ("TTL 1", with(|b| b.ttl = 1), drop(TtlExpired)),
+        ("TTL 0", with(|b| b.ttl = 0), drop(TtlExpired)),
+        ("another's MAC", with(|b| b.destination_mac = Mac([2, 9, 9, 9, 9, 9])), drop(NotOurMac)),
+        ("VIP by broadcast", broadcast(tcp(1, SYN).build()), drop(NotOurMac)),
+        ("first fragment", with(|b| b.fragment = 0x2000), drop(Fragment)),
+        ("last fragment", with(|b| b.fragment = 0x00b9), drop(Fragment)),
+        ("longer than the MTU", with(|b| b.payload = vec![0; 1461]), drop(LongerThanMtu)),
+        ("just the MTU", with(|b| b.payload = vec![0; 1460]), FORWARD),
+        ("port without service", with(|b| b.destination = (VIP, 82)), drop(NoService)),
+        ("SCTP to the VIP", with(|b| b.protocol = 132), drop(NoService)),
+        ("ping of the VIP", with(|b| b.protocol = 1), Verdict::Manage),
+        ("service without reals", with(|b| b.destination = (VIP, 81)), drop(NoReal)),
+        ("from the VIP itself", with(|b| b.source.0 = VIP), drop(BadSource)),
+        ("from a multicast address", with(|b| b.source.0 = Ipv4Addr::new(224, 0, 0, 1)), drop(BadSource)),
+        ("from nowhere", with(|b| b.source.0 = Ipv4Addr::UNSPECIFIED), drop(BadSource)),
+        ("tagged, for the host's own VLAN interface", with(|b| b.vlan = Some(5)), Verdict::Host),
+        ("priority tag", with(|b| b.vlan = Some(0)), FORWARD),
+        ("SSH to the director", with(|b| b.destination = (Ipv4Addr::new(10, 9, 0, 10), 22)), Verdict::Host),
+        (
+            "fragment for the host",
+            with(|b| {
+                b.destination.0 = Ipv4Addr::new(10, 9, 0, 10);
+                b.fragment = 0x2000
+            }),
+            Verdict::Host,
+        ),
+        ("ARP", damaged(13, 6, tcp(1, SYN).build()), Verdict::Manage),
+        ("IPv6", damaged(12, 0x86, damaged(13, 0xdd, tcp(1, SYN).build())), Verdict::Host),
+    ];
+    for (name, frame, expected) in cases {
+        assert_eq!(verdict_of(frame), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_short_segment_is_named() {
+    let mut frame = tcp(1, SYN).build();
+    // Ten bytes of TCP, with an IP header that says so.
+    frame.truncate(14 + 20 + 10);
+    frame[17] = 30;
+    frame[24..26].fill(0);
+    let sum = drover::packet::checksum::checksum(&frame[14..34]).to_be_bytes();
+    frame[24..26].copy_from_slice(&sum);
+    assert_eq!(verdict_of(frame), Verdict::Drop(Truncated));
+}
+
+#[test]
+fn another_vlan_than_the_port_s_is_dropped() {
+    let mut snapshot = snapshot();
+    snapshot.stations[0].vlan = Some(7);
+    for (vlan, expected) in [(None, Verdict::Drop(OtherVlan)), (Some(8), Verdict::Drop(OtherVlan)), (Some(7), FORWARD)]
+    {
+        let (mut director, _) = director(&snapshot, 100);
+        let frame = FrameBuilder { vlan, ..tcp(1, SYN) }.build();
+        assert_eq!(decide_at(&mut director, &snapshot, Now::from_secs(1), frame).0, expected);
+    }
+}
+
+#[test]
+fn a_flow_stays_with_its_real_until_its_time_is_over() {
+    let snapshot = snapshot();
+    let (mut director, ledger) = director(&snapshot, 100);
+    let mut send = |now, builder: FrameBuilder| {
+        let (verdict, frame) = decide_at(&mut director, &snapshot, Now::from_secs(now), builder.build());
+        (verdict == FORWARD).then(|| real_of(&frame)).ok_or(verdict)
+    };
+    assert_eq!(send(1, tcp(1, SYN)), Ok(3));
+    assert_eq!(send(1, tcp(2, SYN)), Ok(2));
+    assert_eq!(send(1, tcp(1, ACK)), Ok(3));
+    assert_eq!(send(800, tcp(1, ACK)), Ok(3), "established: 900 s from the last packet");
+    assert_eq!(send(800, tcp(2, ACK)), Err(Verdict::Drop(NoConnection)), "SYN_RECV: 60 s");
+    assert_eq!(send(801, tcp(1, FIN | ACK)), Ok(3));
+    assert_eq!(send(801 + 119, tcp(1, ACK)), Ok(3), "FIN_WAIT: 120 s");
+    assert_eq!(send(801 + 119 + 120, tcp(1, ACK)), Err(Verdict::Drop(NoConnection)));
+    let (traffic, frames) = (&ledger.reals[2], &ledger.frames);
+    assert_eq!((traffic.connections.get(), traffic.packets.get(), traffic.bytes.get()), (1, 5, 5 * 40));
+    assert_eq!((frames.flows_created.get(), ledger.services[0].packets.get()), (2, 6));
+}
+
+#[test]
+fn the_sweep_counts_out_what_it_clears() {
+    let snapshot = snapshot();
+    let (mut director, ledger) = director(&snapshot, 1000);
+    for port in 1..=600 {
+        let frame = tcp(port, SYN).build();
+        assert_eq!(decide_at(&mut director, &snapshot, Now::from_secs(1), frame).0, FORWARD);
+    }
+    let active = || ledger.reals.iter().map(|real| real.active.get()).collect::<Vec<_>>();
+    assert_eq!((director.flows().len(), active()), (600, vec![300, 200, 100, 0, 0, 0]), "3:2:1");
+    director.sweep(Now::from_secs(30), usize::MAX);
+    assert_eq!(director.flows().len(), 600, "SYN_RECV lives 60 s");
+    for second in 62..=73 {
+        director.sweep(Now::from_secs(second), usize::MAX);
+    }
+    assert_eq!((director.flows().len(), active()), (0, vec![0; 6]));
+    assert_eq!((ledger.frames.flows_expired.get(), ledger.services[0].active.get()), (600, 0));
+}
+
+#[test]
+fn new_flows_avoid_a_real_that_does_not_answer_and_old_ones_start_again_elsewhere() {
+    let all = snapshot();
+    let (mut director, ledger) = director(&all, 100);
+    let now = Now::from_secs(1);
+    let (_, frame) = decide_at(&mut director, &all, now, tcp(1, SYN).build());
+    assert_eq!(real_of(&frame), 3);
+    let lost = snapshot_of(&config(), |number| match number {
+        3 => Reach::Lost(real_mac(3)),
+        _ => Reach::At(real_mac(number)),
+    });
+    for port in 100..130 {
+        let (_, frame) = decide_at(&mut director, &lost, now, tcp(port, SYN).build());
+        assert_ne!(real_of(&frame), 3);
+    }
+    let (_, frame) = decide_at(&mut director, &lost, now, tcp(1, ACK).build());
+    assert_eq!(real_of(&frame), 3, "an established flow has nowhere else to go");
+    let (_, frame) = decide_at(&mut director, &lost, now, tcp(1, SYN).build());
+    assert_ne!(real_of(&frame), 3, "a repeated SYN has");
+    assert_eq!((ledger.reals[2].active.get(), ledger.frames.flows.get()), (0, 31));
+    let none = snapshot_of(&config(), |_| Reach::Unknown);
+    assert_eq!(decide_at(&mut director, &none, now, tcp(200, SYN).build()).0, Verdict::Drop(RealUnresolved));
+    assert_eq!(decide_at(&mut director, &none, now, tcp(100, ACK).build()).0, Verdict::Drop(RealUnresolved));
+}
+
+#[test]
+fn a_full_table_drops_the_new_by_name_and_keeps_the_old() {
+    let snapshot = snapshot();
+    let (mut director, ledger) = director(&snapshot, 100);
+    let now = Now::from_secs(1);
+    let mut kept = Vec::new();
+    let mut refused = 0;
+    for port in 1..=2000 {
+        match decide_at(&mut director, &snapshot, now, tcp(port, SYN).build()) {
+            (FORWARD, frame) => kept.push((port, real_of(&frame))),
+            (verdict, _) => {
+                assert_eq!(verdict, Verdict::Drop(FlowTableFull));
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && kept.len() > 100, "{refused} refused, {} kept", kept.len());
+    for (port, real) in &kept {
+        let (verdict, frame) = decide_at(&mut director, &snapshot, now, tcp(*port, ACK).build());
+        assert_eq!((verdict, real_of(&frame)), (FORWARD, *real));
+    }
+    assert_eq!(ledger.frames.flows.get(), kept.len() as u64);
+}
+
+fn some_frame() -> impl Strategy<Value = Vec<u8>> {
+    let good = (1u16..50, any::<u8>(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..60), 0usize..3)
+        .prop_map(|(port, flags, is_udp, payload, options)| {
+            let builder = if is_udp { udp(port) } else { tcp(port, flags) };
+            FrameBuilder { payload, options: vec![1; options * 4], ..builder }.build()
+        });
+    let hit = (good.clone(), proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)).prop_map(
+        |(mut frame, hits)| {
+            for (at, byte) in hits {
+                let at = at.index(frame.len());
+                frame[at] = byte;
+            }
+            frame
+        },
+    );
+    let cut =
+        (good.clone(), any::<prop::sample::Index>()).prop_map(|(frame, at)| frame[..at.index(frame.len())].to_vec());
+    prop_oneof![4 => good, 3 => hit, 2 => cut, 1 => proptest::collection::vec(any::<u8>(), 0..200)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Frames of any bytes: no panic, the rewrite touches what it may and nothing else, and what is forwarded is a
+    /// packet by etherparse's judgement too.
+    #[test]
+    fn any_bytes(frames in proptest::collection::vec(some_frame(), 1..32)) {
+        let snapshot = snapshot();
+        let (mut director, _) = director(&snapshot, 20);
+        let mut burst: Burst<_> = frames.iter().cloned().map(SimFrame).collect();
+        let verdicts = director.decide(Now::from_secs(9), &snapshot.stations[0], &snapshot, &mut burst);
+        prop_assert_eq!(verdicts.len(), frames.len());
+        for ((before, after), verdict) in frames.iter().zip(&burst).zip(verdicts) {
+            let after = &after.0;
+            match verdict {
+                Verdict::Forward { port } => {
+                    prop_assert_eq!(port, 0);
+                    prop_assert_eq!(&after[6..12], &DIRECTOR.0);
+                    prop_assert!((1..=3).contains(&real_of(after)));
+                    let network = if before[12..14] == [0x81, 0] { 18 } else { 14 };
+                    let mut expected = before.clone();
+                    expected[..12].copy_from_slice(&after[..12]);
+                    expected[network + 8] -= 1;
+                    expected[network + 10..network + 12].copy_from_slice(&after[network + 10..network + 12]);
+                    prop_assert_eq!(&expected, after);
+                    let header = etherparse::Ipv4HeaderSlice::from_slice(&after[network..]).unwrap().to_header();
+                    prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
+                }
+                Verdict::Drop(reason) => prop_assert!(DropReason::ALL.contains(&reason)),
+                Verdict::Manage | Verdict::Host => prop_assert_eq!(before, after),
+            }
+        }
+    }
+}

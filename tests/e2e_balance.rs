@@ -1,0 +1,134 @@
+//! Real HTTP through droverd to real servers, on both kinds of port.
+//! Runs as root or, through user namespaces, as anybody.
+#![cfg(feature = "dpdk")]
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
+
+use drover::control::wire::{RealState, Stats};
+use drover::lab::director::CONFIGURATION;
+use drover::lab::{CLIENT, LabPort, REALS, VIP, run};
+use harness::{Bench, for_everybody, succeed, until, with_scheduler};
+
+/// 600 requests: a hundred rounds of 3:2:1, two hundred of 1:1:1, so that every server's share is exact.
+fn balances(port: LabPort, configuration: &str, expected: [u32; 3]) {
+    let bench = Bench::new();
+    let _droverd = bench.direct_with(port, configuration);
+    let before = bench.lab.stats().unwrap();
+    let outcome = run::requests(&bench.lab, 600).unwrap();
+    assert_eq!((outcome.failed, outcome.connections), (0, 600));
+    let expected: BTreeMap<String, u32> = REALS.iter().map(|real| real.to_string()).zip(expected).collect();
+    assert_eq!(outcome.served, expected);
+
+    let services = bench.lab.services().unwrap();
+    let counted: Vec<u64> = services[0].reals.iter().map(|real| real.traffic.connections).collect();
+    assert_eq!(counted, expected.values().map(|count| u64::from(*count)).collect::<Vec<_>>());
+    assert_eq!(services[0].traffic.connections, 600);
+
+    let mut dropped = run::dropped_between(&before, &bench.lab.stats().unwrap());
+    dropped.remove("not_our_mac");
+    assert_eq!(dropped, BTreeMap::new());
+    totals_are_the_ports_own(&bench);
+}
+
+/// What the workers counted is what the driver counted, and it adds up.
+fn totals_are_the_ports_own(bench: &Bench) {
+    until("the director's totals to equal the port's", || {
+        let stats = bench.lab.stats().unwrap();
+        let (total, port) = (&stats.total, &stats.ports[0]);
+        let in_and_out = (total.received, total.forwarded + total.originated_sent);
+        if in_and_out == (port.received, port.sent) && adds_up(&stats) { Ok(()) } else { Err(format!("{stats:?}")) }
+    });
+}
+
+fn adds_up(stats: &Stats) -> bool {
+    let total = &stats.total;
+    let dropped: u64 = total.dropped.values().sum();
+    total.received == total.forwarded + total.to_manage + total.to_host + dropped
+        && total.originated == total.originated_sent + total.originated_dropped
+}
+
+#[test]
+fn weighted_round_robin_on_a_tap() {
+    balances(LabPort::Tap, CONFIGURATION, [300, 200, 100]);
+}
+
+#[test]
+fn weighted_round_robin_on_af_packet() {
+    balances(LabPort::AfPacket, CONFIGURATION, [300, 200, 100]);
+}
+
+#[test]
+fn round_robin_on_a_tap() {
+    balances(LabPort::Tap, &with_scheduler("rr"), [200, 200, 200]);
+}
+
+#[test]
+fn round_robin_on_af_packet() {
+    balances(LabPort::AfPacket, &with_scheduler("rr"), [200, 200, 200]);
+}
+
+#[test]
+fn a_server_that_does_not_answer_arp_is_unreachable_and_the_others_serve() {
+    let bench = Bench::new();
+    bench.sh(REALS[2], "ip link set eth0 down");
+    let _droverd = bench.start(LabPort::Tap, CONFIGURATION).unwrap();
+    until("two servers resolved and one unreachable", || {
+        let services = bench.lab.services().map_err(|error| error.to_string())?;
+        let states: Vec<RealState> = services[0].reals.iter().map(|real| real.state).collect();
+        let wanted = [RealState::Resolved, RealState::Resolved, RealState::Unreachable];
+        if states == wanted { Ok(()) } else { Err(format!("{states:?}")) }
+    });
+    let outcome = run::requests(&bench.lab, 500).unwrap();
+    assert_eq!(outcome.failed, 0);
+    assert_eq!(outcome.served, BTreeMap::from([("real1".to_owned(), 300), ("real2".to_owned(), 200)]));
+    let status = succeed(bench.drover().arg("status"));
+    assert!(status.contains("10.9.0.13") && status.contains("unreachable"), "{status}");
+
+    bench.sh(REALS[2], "ip link set eth0 up");
+    bench.lab.wait_for_reals().unwrap();
+    let report = run::report(&bench.lab, 600).unwrap();
+    assert_eq!(report.complaints, Vec::<String>::new(), "{report}");
+}
+
+#[test]
+fn the_demonstration_succeeds_for_an_ordinary_user() {
+    let directory = tempfile::Builder::new().prefix("drover-user-").tempdir().unwrap();
+    let place = directory.path();
+    for program in [env!("CARGO_BIN_EXE_drover"), env!("CARGO_BIN_EXE_droverd")] {
+        let from = Path::new(program);
+        std::fs::copy(from, place.join(from.file_name().unwrap())).unwrap();
+    }
+    for_everybody(place);
+    let runtime = place.join("runtime");
+    std::fs::create_dir(&runtime).unwrap();
+    std::fs::set_permissions(&runtime, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let mut demo = if rustix::process::geteuid().is_root() {
+        chown(&runtime, Some(65534), Some(65534)).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(place.join("drover"));
+        command
+    } else {
+        Command::new(place.join("drover"))
+    };
+    demo.env("XDG_RUNTIME_DIR", &runtime).current_dir("/");
+    let text = succeed(demo.args(["lab", "demo", "--once", "--requests", "60"]));
+    assert!(text.contains("60 requests over 60 connections"), "{text}");
+    assert!(text.contains("the lab is down"), "{text}");
+    assert!(!runtime.join("drover-lab/lab").exists());
+}
+
+#[test]
+fn the_client_sees_one_machine() {
+    let bench = Bench::new();
+    let _droverd = bench.direct(LabPort::Tap);
+    let answer = bench.get(CLIENT, &format!("http://{VIP}/")).unwrap();
+    assert!(REALS.contains(&answer.trim()), "{answer}");
+    let refused = bench.get(CLIENT, &format!("http://{VIP}:81/")).unwrap_err();
+    assert!(refused.contains("curl"), "{refused}");
+    assert!(bench.lab.stats().unwrap().total.dropped.contains_key("no_service"));
+}
