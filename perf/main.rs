@@ -5,11 +5,18 @@
 #![deny(unsafe_code)]
 
 mod bench;
+mod connect;
 mod decide;
+mod flood;
+mod forward;
 mod measure;
 mod report;
+mod scale;
 mod source;
+mod swap;
+mod sweep;
 mod table;
+mod testpmd;
 mod traffic;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +26,16 @@ use bench::{Bench, Outcome, Scale};
 
 type Suite = fn(&mut Bench) -> Outcome;
 
-const SUITES: &[(&str, Suite)] = &[("table", table::run), ("decide", decide::run)];
+const SUITES: &[(&str, Suite)] = &[
+    ("table", table::run),
+    ("decide", decide::run),
+    ("forward", forward::run),
+    ("connect", connect::run),
+    ("scale", scale::run),
+    ("swap", swap::run),
+    ("flood", flood::run),
+    ("sweep", sweep::run),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
