@@ -182,9 +182,12 @@ pub fn lay_out(epoch: u64, config: &Config) -> Snapshot {
 }
 
 pub fn config(others: usize) -> Config {
-    let mut text = String::from(
-        "[[port]]\nname = \"wire\"\ntap = \"wire\"\naddress = \"10.9.0.10/16\"\nhost_tap = \"wire-host\"\nmtu = 1500\n",
-    );
+    drover::config::parse(&config_text("tap = \"wire\"", others), "bench").expect("a configuration of our own")
+}
+
+/// The same for a port on `device`, as droverd reads it.
+pub fn config_text(device: &str, others: usize) -> String {
+    let mut text = format!("[[port]]\nname = \"wire\"\n{device}\nmac = \"{STATION}\"\naddress = \"10.9.0.10/16\"\n");
     let real = |number: usize| {
         let [high, low] = (number as u16 + 0x0200).to_be_bytes();
         format!("[[service.real]]\naddress = \"10.9.{high}.{low}\"\nmac = \"02:00:00:01:{high:02x}:{low:02x}\"\n")
@@ -197,7 +200,7 @@ pub fn config(others: usize) -> Config {
         let [high, low] = (number as u16).to_be_bytes();
         text += &format!("[[service]]\ntcp = \"10.10.{high}.{low}:443\"\nscheduler = \"rr\"\n{}", real(number));
     }
-    drover::config::parse(&text, "bench").expect("a configuration of our own")
+    text
 }
 
 pub fn director(snapshot: &Snapshot, table: FlowTable) -> (Director, Arc<Ledger>) {

@@ -147,6 +147,7 @@ fn beside_testpmd(bench: &mut Bench, file: &Path, engine: &mut Engine<PortQueue>
         let testpmd = Testpmd {
             name: "macswap",
             bench,
+            core: bench.core,
             vdevs: &[device],
             buffers: PCAP_BUFFERS,
             arguments: &["--forward-mode=macswap", "--port-topology=loop"],

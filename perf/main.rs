@@ -10,6 +10,7 @@ mod decide;
 mod flood;
 mod forward;
 mod measure;
+mod pair;
 mod report;
 mod scale;
 mod source;
@@ -35,6 +36,7 @@ const SUITES: &[(&str, Suite)] = &[
     ("swap", swap::run),
     ("flood", flood::run),
     ("sweep", sweep::run),
+    ("pair", pair::run),
 ];
 
 fn main() -> ExitCode {

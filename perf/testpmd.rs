@@ -22,6 +22,8 @@ pub fn is_installed() -> bool {
 pub struct Testpmd<'a> {
     pub name: &'static str,
     pub bench: &'a Bench,
+    /// Where it forwards.
+    pub core: usize,
     pub vdevs: &'a [String],
     pub buffers: u32,
     /// Its own, behind `--`.
@@ -29,11 +31,11 @@ pub struct Testpmd<'a> {
 }
 
 impl Testpmd<'_> {
-    /// Forwards on the core where things are measured; its other thread, which only prints, is on another.
+    /// Its other thread only prints.
     fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.env("RUNTIME_DIRECTORY", self.bench.directory.path());
-        command.arg(format!("--lcores=0@{},1@{}", self.bench.other_core(), self.bench.core));
+        command.arg(format!("--lcores=0@{},1@{}", self.bench.other_core(), self.core));
         command.arg(format!("--file-prefix=drover-{}-{}", self.name, std::process::id()));
         command.args(["--no-pci", "--no-telemetry", "--log-level=error"]);
         match self.bench.hugepages {
