@@ -120,7 +120,7 @@ impl Director {
             Some((_, pin)) if !opens || snapshot.real(pin.real).answers => (Ok(pin.real), pin.state),
             Some((_, pin)) => (self.choose(snapshot, candidate.key), pin.state),
             None if !opens => (Err(DropReason::NoConnection), FlowState::None),
-            None if !ipv4::can_be_source(candidate.source) || snapshot.is_virtual(candidate.source) => {
+            None if !ipv4::is_host(candidate.source) || snapshot.is_virtual(candidate.source) => {
                 (Err(DropReason::BadSource), FlowState::None)
             }
             None => (self.choose(snapshot, candidate.key), FlowState::None),

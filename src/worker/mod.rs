@@ -13,14 +13,13 @@ use crate::clock::Now;
 use crate::config::Idle;
 use crate::counters::{Counter, Ledger};
 use crate::director::Director;
+use crate::packet::port::MAX_PORTS;
 use crate::packet::{Burst, Frame, Queue};
 use crate::service::Snapshot;
 use crate::sys::epoch::Reader;
 use crate::verdict::{DropReason, Verdict};
 use exchange::{Entry, Handed, Inbox, Outbox, Page, Question};
 
-/// The most ports that a director has.
-pub const MAX_PORTS: usize = 16;
 /// How long a worker spins before it lets go of the core.
 const SPIN: Duration = Duration::from_micros(50);
 /// How long it sleeps at most: the table wants its sweep.

@@ -10,7 +10,7 @@ use crate::packet::Ipv4Net;
 
 /// DPDK's own limit.
 /// As many as a worker has room for.
-const MOST_PORTS: usize = crate::worker::MAX_PORTS;
+const MOST_PORTS: usize = crate::packet::port::MAX_PORTS;
 /// Linux's `IFNAMSIZ`, less the closing zero.
 const LONGEST_INTERFACE: usize = 15;
 const ONE_DEVICE: &str = "exactly one of pci, af_packet, tap and vdev";
