@@ -183,7 +183,7 @@ impl Director {
             let stateless = tick < self.stateless_until && candidate.event != Event::Rst;
             return if stateless { stateless_way(snapshot, candidate) } else { Err(DropReason::NoConnection) };
         }
-        if !ipv4::can_be_source(source) || snapshot.is_virtual(IpAddr::V4(source)) {
+        if !ipv4::is_host(source) || snapshot.is_virtual(IpAddr::V4(source)) {
             return Err(DropReason::BadSource);
         }
         let crowded = candidate.event == Event::Syn && self.half_open >= self.half_open_most;

@@ -18,7 +18,7 @@ pub use eal::{Eal, EalOptions};
 pub use error::Error;
 pub use mbuf::Mbuf;
 pub use mempool::Mempool;
-pub use port::{Link, Port, PortInfo, PortOptions, PortStatistics};
+pub use port::{Link, Port, PortInfo, PortOptions};
 pub use queue::PortQueue;
 pub use thread::Registered;
 

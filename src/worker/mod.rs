@@ -10,9 +10,10 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use crate::clock::Now;
-use crate::config::{Idle, MOST_PORTS};
+use crate::config::Idle;
 use crate::counters::{Counter, Ledger};
 use crate::director::Director;
+use crate::packet::port::MAX_PORTS;
 use crate::packet::{Burst, Frame, Queue};
 use crate::service::Snapshot;
 use crate::sys::epoch::Reader;
@@ -34,7 +35,7 @@ struct Side<Q: Queue> {
 }
 
 pub struct Worker<Q: Queue> {
-    sides: ArrayVec<Side<Q>, MOST_PORTS>,
+    sides: ArrayVec<Side<Q>, MAX_PORTS>,
     director: Director,
     snapshot: Reader<Snapshot>,
     ledger: Arc<Ledger>,
@@ -45,7 +46,7 @@ pub struct Worker<Q: Queue> {
 }
 
 impl<Q: Queue> Worker<Q> {
-    /// `queues` holds one queue of each port, in the ports' order; at most `MOST_PORTS`.
+    /// `queues` holds one queue of each port, in the ports' order; at most `MAX_PORTS`.
     pub fn new(
         queues: Vec<Q>,
         director: Director,
