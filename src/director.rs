@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 
 use crate::clock::Now;
 use crate::counters::Ledger;
-use crate::flow::{FlowKey, FlowState, FlowTable, Hash, Pin, Slot, TableFull};
+use crate::flow::{FlowKey, FlowState, FlowTable, Hash, Owners, Pin, Slot, TableFull};
 use crate::forward::dr;
 use crate::packet::transport::{self, TcpFlags};
 use crate::packet::{BURST, Burst, Frame, ethernet, ipv4};
@@ -28,6 +28,8 @@ pub struct Director {
     schedules: Vec<Schedule>,
     ledger: Arc<Ledger>,
     swept_until: Now,
+    /// None: every flow that arrives here is this worker's.
+    owners: Option<Owners>,
 }
 
 /// What a frame turned out to be.
@@ -73,7 +75,13 @@ impl Director {
     /// `worker` is the number of the core's worker: it sets where its schedulers start.
     pub fn new(flows: FlowTable, snapshot: &Snapshot, worker: usize, ledger: Arc<Ledger>) -> Director {
         let start = |service: &Service| Schedule::start(service, &snapshot.reals, worker);
-        Director { flows, schedules: snapshot.services.iter().map(start).collect(), ledger, swept_until: Now(0) }
+        let schedules = snapshot.services.iter().map(start).collect();
+        Director { flows, schedules, ledger, swept_until: Now(0), owners: None }
+    }
+
+    /// From now on, flows that other workers own are theirs to decide.
+    pub fn share(&mut self, owners: Owners) {
+        self.owners = Some(owners);
     }
 
     pub fn flows(&self) -> &FlowTable {
@@ -91,9 +99,12 @@ impl Director {
     ) -> Burst<Verdict> {
         let mut steps = ArrayVec::<Step, BURST>::new();
         for frame in frames.iter() {
-            let step = recognise(&self.flows, station, snapshot, frame.bytes(), frame.wire_len());
+            let mut step = recognise(&self.flows, station, snapshot, frame.bytes(), frame.wire_len());
             if let Step::Flow(candidate) = &step {
-                self.flows.prefetch(candidate.hash);
+                match self.owners.and_then(|owners| owners.other(candidate.key.client())) {
+                    Some(worker) => step = Step::Decided(Verdict::Hand { worker }),
+                    None => self.flows.prefetch(candidate.hash),
+                }
             }
             steps.push(step);
         }
