@@ -24,7 +24,7 @@ impl Owners {
         let client = u64::from(address.to_bits()) << 16 | u64::from(port);
         let once = fold(client ^ self.secret[0], self.secret[1] | 1);
         let hash = fold(once ^ self.secret[1], 0xd6e8_feb8_6659_fd93);
-        (u128::from(hash) * u128::from(self.workers) >> 64) as u8
+        ((u128::from(hash) * u128::from(self.workers)) >> 64) as u8
     }
 
     /// The owner, if it is another worker than this one.
