@@ -96,12 +96,23 @@ fn wrong_types_are_named_as_such() {
 }
 
 #[test]
+fn who_sleeps_may_share_its_core_with_management() {
+    let with = |idle| format!("idle = \"{idle}\"\ncores.management = 1\ncores.workers = [2, 1]\n{PORT}");
+    assert_eq!(
+        messages(&with("poll")),
+        "x.toml:3:21: cores.workers[1]: 1 is not allowed: a core other than cores.management's, or idle = \"wait\" to \
+         share it"
+    );
+    let cores = CoresConfig { management: Some(1), workers: WorkerCores::These(vec![2, 1]) };
+    assert_eq!(good(&with("wait")).cores, cores);
+}
+
+#[test]
 fn cores_flows_and_socket_have_their_limits() {
     expect_after_port(&[
         (
             "[cores]\nmanagement = 1\nworkers = [2, 1, 2, 5000]\n",
-            "x.toml:6:15: cores.workers[1]: 1 is not allowed: a core other than cores.management's\n\
-             x.toml:6:18: cores.workers[2]: 2 is not allowed twice: line 6 has it already\n\
+            "x.toml:6:18: cores.workers[2]: 2 is not allowed twice: line 6 has it already\n\
              x.toml:6:21: cores.workers[3]: 5000 is not allowed: 0 to 1023",
         ),
         ("[cores]\nworkers = []\n", "x.toml:5:11: cores.workers: 0 cores are not allowed: 1 to 127"),

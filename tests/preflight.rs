@@ -144,12 +144,18 @@ fn more_workers_than_cores_are_refused() {
         bench.problem(&tap("[cores]\nworkers = 4")),
         pair(
             "4 workers, but this process has 4 cores (cores 0, 1, 2, 3), and management takes one",
-            "set workers = 3 under [cores]"
+            "set workers = 3 under [cores], or let management share a core: management = 0, workers = [0, 1, 2, 3]"
         )
     );
+    assert_eq!(bench.problem(&tap("[cores]\nworkers = 5")).1, "set workers = 3 under [cores]");
+    assert_eq!(bench.problem(&tap("idle = \"poll\"\n[cores]\nworkers = 4")).1, "set workers = 3 under [cores]");
     assert_eq!(
-        bench.problem(&tap("[cores]\nworkers = [0, 1, 2, 3]")).0,
-        "the workers take all 4 cores, and none is left for management"
+        bench.problem(&tap("[cores]\nworkers = [2, 0, 1, 3]")),
+        pair(
+            "the workers take all 4 cores, and none is left for management",
+            "take one core out of workers under [cores], or let management share one: management = 0, workers = [2, 0, \
+             1, 3]"
+        )
     );
     assert_eq!(
         bench.problem(&tap("[cores]\nmanagement = 9\nworkers = [1]")).0,
@@ -167,6 +173,37 @@ fn more_workers_than_cores_are_refused() {
             "set workers = 1 under [cores]"
         )
     );
+}
+
+#[test]
+fn management_shares_a_core_where_it_is_asked_to() {
+    let bench = Bench::new();
+    bench.status(0, "0-1", u64::MAX);
+    let plan = bench.plan(&tap("[cores]\nmanagement = 0\nworkers = [0, 1]"));
+    assert_eq!(plan, Plan { management_core: 0, worker_cores: vec![0, 1] });
+    let (_, remedy) = bench.problem(&tap("[cores]\nworkers = 2"));
+    assert!(remedy.ends_with("management = 0, workers = [0, 1]"), "{remedy}");
+}
+
+#[test]
+fn workers_on_another_node_than_their_port_are_told() {
+    let bench = Bench::new();
+    let config = bench.config(&tap("[cores]\nmanagement = 0\nworkers = [1, 2, 3]"));
+    let plan = preflight::check(&config, &bench.machine).unwrap();
+    let told = |node| preflight::distant_workers(&bench.machine, &plan, &config, &[node]);
+    assert!(told(Some(1)).is_empty(), "this kernel knows no nodes");
+    bench.write("sys/devices/system/node/online", "0-1\n");
+    bench.write("sys/devices/system/node/node0/cpulist", "0-1\n");
+    bench.write("sys/devices/system/node/node1/cpulist", "2-3\n");
+    assert!(told(None).is_empty());
+    assert_eq!(
+        told(Some(1)),
+        [
+            "port dtap0 is on NUMA node 1, and the workers on these cores are not: 1; each of their packets crosses over. \
+          Cores of node 1: 2-3"
+        ]
+    );
+    assert!(told(Some(0))[0].contains("are not: 2, 3;"), "{:?}", told(Some(0)));
 }
 
 #[test]
