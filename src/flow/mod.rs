@@ -4,4 +4,4 @@ pub mod state;
 pub mod table;
 
 pub use state::{FlowState, timeout_ticks};
-pub use table::{FlowKey, FlowTable, Hash, Pin, Slot, TableFull};
+pub use table::{FlowKey, FlowTable, Hash, Hint, Pin, Slot, TableFull, WideKey, WideTable};
