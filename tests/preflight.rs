@@ -212,13 +212,13 @@ fn memory_that_is_not_there_is_refused_with_the_arithmetic() {
     let (what, remedy) = bench.problem(&tap("flows.per_worker = 100_000_000\nmemory_mb = 4000\n"));
     assert_eq!(
         what,
-        "6048 MB are needed: memory_mb = 4000 and 1 × 2048 MB for the connections (100000000 per worker at about 21.3 \
-         bytes, rounded up to a power of two), but only 4096 MB are free"
+        "6036 MB are needed: memory_mb = 4000 and 1 × 2036 MB for the connections (100000000 per worker at about 21.3 \
+         bytes), but only 4096 MB are free"
     );
     assert_eq!(remedy, "lower memory_mb, or use fewer workers");
     // What the workers need is counted whether or not there are cores for them.
     let problems = bench.problems(&tap("flows.per_worker = 50_000_000\ncores.workers = [1, 2, 3, 8]\n"));
-    assert!(problems[1].what.starts_with("4608 MB are needed: memory_mb = 512 and 4 × 1024 MB"), "{problems:#?}");
+    assert!(problems[1].what.starts_with("4584 MB are needed: memory_mb = 512 and 4 × 1018 MB"), "{problems:#?}");
     let (what, remedy) = bench.problem(&tap("flows.per_worker = 1_000_000_000\n"));
     assert!(what.ends_with("but this machine has 8192 MB in all"), "{what}");
     assert_eq!(remedy, "lower per_worker under [flows], or use fewer workers");
@@ -228,16 +228,16 @@ fn memory_that_is_not_there_is_refused_with_the_arithmetic() {
 fn hugepages_are_counted() {
     let bench = Bench::new();
     let text = tap("").replace("hugepages = false", "hugepages = true");
-    // 512 MB and a table of 32 MB: 272 pages of 2 MB.
+    // 512 MB and a table of 22 MB: 267 pages of 2 MB.
     let (what, remedy) = bench.problem(&text);
-    assert!(what.starts_with("hugepages = true, but none is free; 544 MB are needed: "), "{what}");
-    assert_eq!(remedy, "sysctl vm.nr_hugepages=272 (or set hugepages = false)");
+    assert!(what.starts_with("hugepages = true, but none is free; 534 MB are needed: "), "{what}");
+    assert_eq!(remedy, "sysctl vm.nr_hugepages=267 (or set hugepages = false)");
     // Another program has 50 of 300, and 10 more are promised to it.
     bench.hugepages(2048, 300, 250, 10);
     let (what, remedy) = bench.problem(&text);
     assert!(what.starts_with("hugepages = true, but only 480 MB are free; "), "{what}");
-    assert_eq!(remedy, "sysctl vm.nr_hugepages=332 (or set hugepages = false)");
-    bench.hugepages(2048, 332, 282, 10);
+    assert_eq!(remedy, "sysctl vm.nr_hugepages=327 (or set hugepages = false)");
+    bench.hugepages(2048, 327, 277, 10);
     bench.plan(&text);
     // One page of 1 GB does as well.
     bench.hugepages(2048, 0, 0, 0);
