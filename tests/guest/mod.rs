@@ -58,7 +58,8 @@ impl Guest {
         self.commands += 1;
         let mark = format!("done {}", self.commands);
         // The mark is not in the command, which is therefore never taken for it.
-        let command = format!("{{\n{lines}\n}} </dev/null 2>&1; code=$?; echo; echo done $((0 + {})) $code\n", self.commands);
+        let command =
+            format!("{{\n{lines}\n}} </dev/null 2>&1; code=$?; echo; echo done $((0 + {})) $code\n", self.commands);
         self.shell.write_all(command.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{}", self.console()));
         let (mut said, last) = self.lines_until(&mark);
         said.truncate(said.trim_end().len());
