@@ -3,6 +3,7 @@
 //! It has what no test in a namespace has: a PCI device of its own to bind, an IOMMU, hugepages that may be reserved.
 //! QEMU emulates the processor, so that it runs where there is no KVM, and the same everywhere.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,8 @@ impl Guest {
         qemu.arg("-kernel").arg(image.join("kernel")).arg("-initrd").arg(image.join("initrd"));
         qemu.arg("-serial").arg(format!("file:{}", directory.join("console").display())).args(["-serial", "stdio"]);
         qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", directory.join("monitor").display()));
-        let mut qemu = qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let log = File::create(directory.join("qemu.log")).unwrap();
+        let mut qemu = qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let (shell, output) = (qemu.stdin.take().unwrap(), qemu.stdout.take().unwrap());
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -115,12 +117,16 @@ impl Guest {
         }
     }
 
-    /// The end of what the guest's kernel said.
+    /// The end of what QEMU and the guest's kernel said.
     fn console(&self) -> String {
-        let text = std::fs::read(self.directory.join("console")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        let mut end = String::new();
+        for name in ["qemu.log", "console"] {
+            let text = std::fs::read(self.directory.join(name)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            end += &format!("{name}:\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n"));
+        }
+        end
     }
 }
 
