@@ -203,9 +203,10 @@ pub fn config_text(device: &str, others: usize) -> String {
     text
 }
 
-pub fn director(snapshot: &Snapshot, table: FlowTable) -> (Director, Arc<Ledger>) {
+/// With as many half-open connections as the table holds, or fewer.
+pub fn director(snapshot: &Snapshot, table: FlowTable, half_open: usize) -> (Director, Arc<Ledger>) {
     let ledger = Arc::new(Ledger::new(snapshot.services.len(), snapshot.reals.len()));
-    (Director::new(table, snapshot, 0, ledger.clone()), ledger)
+    (Director::new(table, half_open, snapshot, 0, ledger.clone()), ledger)
 }
 
 pub fn forwarded(verdicts: &Burst<Verdict>) -> usize {
@@ -224,7 +225,7 @@ pub struct Engine<Q: Queue> {
 impl<Q: Queue> Engine<Q> {
     pub fn new(queue: Q, table: FlowTable, snapshot: Snapshot) -> std::io::Result<Engine<Q>> {
         let backing = table.backing();
-        let (director, ledger) = director(&snapshot, table);
+        let (director, ledger) = director(&snapshot, table, usize::MAX);
         let (publisher, mut readers) = epoch::publish(snapshot, 1);
         let (inbox, outbox) = (Arc::new(Inbox::new(64)?), Arc::new(Outbox::new(64)?));
         let reader = readers.pop().ok_or(std::io::ErrorKind::NotFound)?;
