@@ -5,9 +5,10 @@
 mod harness;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use drover::control::wire::{RealState, Stats};
 use drover::lab::director::CONFIGURATION;
@@ -120,6 +121,55 @@ fn the_demonstration_succeeds_for_an_ordinary_user() {
     assert!(text.contains("60 requests over 60 connections"), "{text}");
     assert!(text.contains("the lab is down"), "{text}");
     assert!(!runtime.join("drover-lab/lab").exists());
+}
+
+/// `drover lab …` with a place of its own for what it remembers.
+fn lab_command(place: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_drover"));
+    command.env("XDG_RUNTIME_DIR", place).arg("lab").args(words);
+    command
+}
+
+#[test]
+fn the_laboratory_is_built_used_and_taken_down_by_hand() {
+    let directory = tempfile::tempdir().unwrap();
+    let lab = |words: &[&str]| lab_command(directory.path(), words);
+    assert!(succeed(&mut lab(&["down"])).contains("no lab is up"));
+    succeed(&mut lab(&["up", "--port", "af_packet"]));
+    let twice = lab(&["up"]).output().unwrap();
+    assert_eq!(twice.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("already up"), "{twice:?}");
+
+    let ran = succeed(&mut lab(&["run", "--requests", "60"]));
+    assert!(ran.contains("60 requests over 60 connections") && ran.contains("real3           10"), "{ran}");
+    let inside = succeed(&mut lab(&["exec", "director", "--", "drover", "service", "list"]));
+    assert!(inside.contains("10.9.0.100:80 wrr"), "{inside}");
+    assert_eq!(lab(&["exec", "real1", "--", "sh", "-c", "exit 7"]).status().unwrap().code(), Some(7));
+    let stranger = lab(&["exec", "real9", "--", "true"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&stranger.stderr).contains("real3"), "{stranger:?}");
+
+    succeed(&mut lab(&["exec", "client", "--", "ip", "route", "add", "blackhole", VIP]));
+    let failing = lab(&["run", "--requests", "5"]).output().unwrap();
+    assert_eq!(failing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&failing.stdout).contains("WRONG: 5 of 5 requests failed"), "{failing:?}");
+
+    assert!(succeed(&mut lab(&["down"])).contains("the lab is down"));
+    assert!(!directory.path().join("drover-lab/lab").exists());
+}
+
+#[test]
+fn the_demonstration_stays_up_until_it_is_interrupted() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut demo = lab_command(directory.path(), &["demo", "--requests", "60"]);
+    let mut demo = demo.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("until Ctrl-C")));
+    succeed(&mut lab_command(directory.path(), &["run", "--requests", "6"]));
+    succeed(Command::new("kill").args(["-INT", &demo.id().to_string()]));
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert!(demo.wait().unwrap().success());
+    assert_eq!(rest.last().map(String::as_str), Some("the lab is down"));
+    assert!(!directory.path().join("drover-lab/lab").exists());
 }
 
 #[test]
