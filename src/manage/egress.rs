@@ -119,6 +119,9 @@ mod tests {
             Egress::Send
         );
 
+        frame[21] = 1;
+        assert_eq!(judged(&mut frame), Egress::Send, "the middle of a datagram");
+
         let mut six = vec![0; 14 + 48];
         six[12..14].copy_from_slice(&[0x86, 0xdd]);
         (six[14], six[20], six[54]) = (0x60, 58, 137);

@@ -239,6 +239,17 @@ mod tests {
     }
 
     #[test]
+    fn new_interfaces_begin_as_they_would_have() {
+        let before = &[("all", "1"), ("default", "0"), ("drover0", "0")];
+        let fake = Fake::new(before);
+        let mut state = fake.prepare();
+        state.redirects_off(&["drover0"]).unwrap();
+        fake.is(&[("all", "0"), ("default", "1"), ("drover0", "0")]);
+        drop(state);
+        fake.is(before);
+    }
+
+    #[test]
     fn where_all_is_off_only_ours_is_changed() {
         let before = &[("all", "0"), ("default", "0"), ("eth0", "1"), ("eth1", "0"), ("drover0", "1")];
         let fake = Fake::new(before);

@@ -168,7 +168,7 @@ impl Neighbours {
         let entry = &self.entries[index];
         let known = entry.neighbour.state == NeighbourState::Resolved && entry.neighbour.mac == Some(mac);
         let asked_lately = entry.question.is_some_and(|question| now.since(question.at) < ASK_EVERY);
-        if entry.asks() && !known && entry.unanswered == 0 && !asked_lately {
+        if entry.asks() && !known && !asked_lately {
             self.schedule(index, now);
         }
     }

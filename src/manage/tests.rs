@@ -173,6 +173,13 @@ fn an_answer_to_our_question_teaches_and_the_host_hears_it_too() {
 }
 
 #[test]
+fn an_answer_to_a_virtual_address_is_nobodys() {
+    let mut manager = asking();
+    assert_eq!(handle(&mut manager, &arp_frame(Operation::Reply, REAL_MAC, REAL, VIP, OURS)), []);
+    assert_eq!(manager.neighbour(0, REAL).unwrap().mac, None);
+}
+
+#[test]
 fn claims_that_nobody_asked_for_teach_nothing() {
     let mut manager = asking();
     for frame in [
@@ -236,6 +243,12 @@ fn peers_and_our_own_words_are_no_conflict() {
     let mut manager = Manager::new(&ManageConfig { peers: vec![LIAR], ..config() }, NOW);
     assert_eq!(handle(&mut manager, &arp::announcement(LIAR, VIP)), []);
     assert_eq!(handle(&mut manager, &arp::announcement(OURS, VIP)), []);
+    let mut reflected = arp::announcement(OURS, VIP);
+    reflected[6..12].copy_from_slice(&CLIENT_MAC.0);
+    assert_eq!(handle(&mut manager, &reflected), [], "it names our MAC");
+    let mut virtual_mac = arp::announcement(CLIENT_MAC, VIP);
+    virtual_mac[6..12].copy_from_slice(&OURS.0);
+    assert_eq!(handle(&mut manager, &virtual_mac), [], "it comes from our port");
     assert_eq!(manager.stats().conflicts, 0);
 }
 
