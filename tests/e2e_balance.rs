@@ -12,8 +12,9 @@ use std::process::{Command, Stdio};
 
 use drover::control::wire::{RealState, Stats};
 use drover::lab::director::CONFIGURATION;
-use drover::lab::{CLIENT, LabPort, REALS, VIP, run};
-use harness::{Bench, for_everybody, succeed, until, with_scheduler};
+use drover::lab::{CLIENT, LabDir, LabPort, REALS, VIP, run};
+use harness::{Bench, Running, for_everybody, succeed, until, with_scheduler};
+use tempfile::TempDir;
 
 /// 600 requests: a hundred rounds of 3:2:1, two hundred of 1:1:1, so that every server's share is exact.
 fn balances(port: LabPort, configuration: &str, expected: [u32; 3]) {
@@ -123,6 +124,13 @@ fn the_demonstration_succeeds_for_an_ordinary_user() {
     assert!(!runtime.join("drover-lab/lab").exists());
 }
 
+/// A directory that is only ours, as a session's runtime directory is; in any other no lab is made.
+fn private_directory() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    directory
+}
+
 /// `drover lab …` with a place of its own for what it remembers.
 fn lab_command(place: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_drover"));
@@ -132,10 +140,11 @@ fn lab_command(place: &Path, words: &[&str]) -> Command {
 
 #[test]
 fn the_laboratory_is_built_used_and_taken_down_by_hand() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = private_directory();
     let lab = |words: &[&str]| lab_command(directory.path(), words);
     assert!(succeed(&mut lab(&["down"])).contains("no lab is up"));
     succeed(&mut lab(&["up", "--port", "af_packet"]));
+    assert!(directory.path().join("drover-lab/lab").exists());
     let twice = lab(&["up"]).output().unwrap();
     assert_eq!(twice.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&twice.stderr).contains("already up"), "{twice:?}");
@@ -157,19 +166,41 @@ fn the_laboratory_is_built_used_and_taken_down_by_hand() {
     assert!(!directory.path().join("drover-lab/lab").exists());
 }
 
+/// A demonstration that is up, and what it says from here on.
+fn demonstration(place: &Path) -> (Running, impl Iterator<Item = String> + use<>) {
+    let mut demo = lab_command(place, &["demo", "--requests", "60"]);
+    let mut demo = Running(demo.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("until Ctrl-C")));
+    assert!(place.join("drover-lab/lab").exists());
+    (demo, lines)
+}
+
 #[test]
 fn the_demonstration_stays_up_until_it_is_interrupted() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut demo = lab_command(directory.path(), &["demo", "--requests", "60"]);
-    let mut demo = demo.stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("until Ctrl-C")));
+    let directory = private_directory();
+    let (mut demo, lines) = demonstration(directory.path());
     succeed(&mut lab_command(directory.path(), &["run", "--requests", "6"]));
-    succeed(Command::new("kill").args(["-INT", &demo.id().to_string()]));
-    let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    assert!(demo.wait().unwrap().success());
-    assert_eq!(rest.last().map(String::as_str), Some("the lab is down"));
+    succeed(Command::new("kill").args(["-INT", &demo.0.id().to_string()]));
+    assert_eq!(lines.last().as_deref(), Some("the lab is down"));
+    assert!(demo.0.wait().unwrap().success());
     assert!(!directory.path().join("drover-lab/lab").exists());
+}
+
+#[test]
+fn a_demonstration_that_is_killed_takes_the_laboratory_with_it() {
+    let directory = private_directory();
+    let (demo, _lines) = demonstration(directory.path());
+    let place = LabDir::under(&directory.path().join("drover-lab"), "lab").unwrap();
+    assert!(place.recall().unwrap().is_some());
+    drop(demo);
+    until("the holder to end", || match place.recall().unwrap() {
+        Some(holder) => Err(format!("process {} is still there", holder.pid())),
+        None => Ok(()),
+    });
+    assert!(place.path().join("holder.json").exists());
+    assert!(succeed(&mut lab_command(directory.path(), &["down"])).contains("no lab is up"));
+    assert!(!place.path().exists());
 }
 
 #[test]
