@@ -166,6 +166,19 @@ fn the_laboratory_is_built_used_and_taken_down_by_hand() {
     assert!(!directory.path().join("drover-lab/lab").exists());
 }
 
+#[test]
+fn a_kernel_that_refuses_namespaces_is_reported_with_the_remedy() {
+    let directory = private_directory();
+    let refusing = directory.path().join("unshare");
+    std::fs::write(&refusing, "#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&refusing, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let up = lab_command(directory.path(), &["up"]).env("PATH", directory.path()).output().unwrap();
+    let complaint = String::from_utf8_lossy(&up.stderr);
+    assert_eq!(up.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("Operation not permitted"), "{complaint}");
+    assert!(complaint.contains("max_user_namespaces") || complaint.contains("--privileged"), "{complaint}");
+}
+
 /// A demonstration that is up, and what it says from here on.
 fn demonstration(place: &Path) -> (Running, impl Iterator<Item = String> + use<>) {
     let mut demo = lab_command(place, &["demo", "--requests", "60"]);
