@@ -79,6 +79,9 @@ pub fn run_check(path: &Path) -> ExitCode {
     }
 }
 
+/// The most ports that a director has.
+pub const MOST_PORTS: usize = 16;
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub ports: Vec<PortConfig>,
@@ -193,6 +196,8 @@ pub enum Idle {
 pub struct FlowsConfig {
     /// Connections that each worker has room for.
     pub per_worker: usize,
+    /// How many of them may be half open: a SYN was seen, and nothing since.
+    pub half_open: usize,
 }
 
 impl FlowsConfig {

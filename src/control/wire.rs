@@ -291,6 +291,9 @@ pub struct FrameStats {
     pub flows: u64,
     pub flows_created: u64,
     pub flows_expired: u64,
+    /// Of the forwarded: without an entry, because the table or the half-open connections are at their limit.
+    #[serde(default)]
+    pub stateless: u64,
     pub turns: u64,
     pub waits: u64,
 }

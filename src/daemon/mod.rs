@@ -188,7 +188,7 @@ impl Crew {
         let flow_memory = table.backing().to_string();
         let reals = config.services.iter().map(|service| service.reals.len()).sum();
         let ledger = Arc::new(Ledger::new(config.services.len(), reals));
-        let director = Director::new(table, hand.reader.read(), id, ledger.clone());
+        let director = Director::new(table, config.flows.half_open, hand.reader.read(), id, ledger.clone());
         let inbox = Arc::new(Inbox::new(EXCHANGE)?);
         let (idle, descriptors) = idle_of(config, &hand.queues, id, remarks)?;
         let (reader, queues, outbox) = (hand.reader, hand.queues, outbox.clone());

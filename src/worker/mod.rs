@@ -10,7 +10,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 
 use crate::clock::Now;
-use crate::config::Idle;
+use crate::config::{Idle, MOST_PORTS};
 use crate::counters::{Counter, Ledger};
 use crate::director::Director;
 use crate::packet::{Burst, Frame, Queue};
@@ -19,8 +19,6 @@ use crate::sys::epoch::Reader;
 use crate::verdict::{DropReason, Verdict};
 use exchange::{Entry, Handed, Inbox, Outbox, Page, Question};
 
-/// The most ports that a director has.
-pub const MAX_PORTS: usize = 16;
 /// How long a worker spins before it lets go of the core.
 const SPIN: Duration = Duration::from_micros(50);
 /// How long it sleeps at most: the table wants its sweep.
@@ -36,7 +34,7 @@ struct Side<Q: Queue> {
 }
 
 pub struct Worker<Q: Queue> {
-    sides: ArrayVec<Side<Q>, MAX_PORTS>,
+    sides: ArrayVec<Side<Q>, MOST_PORTS>,
     director: Director,
     snapshot: Reader<Snapshot>,
     ledger: Arc<Ledger>,
@@ -47,7 +45,7 @@ pub struct Worker<Q: Queue> {
 }
 
 impl<Q: Queue> Worker<Q> {
-    /// `queues` holds one queue of each port, in the ports' order; at most `MAX_PORTS`.
+    /// `queues` holds one queue of each port, in the ports' order; at most `MOST_PORTS`.
     pub fn new(
         queues: Vec<Q>,
         director: Director,

@@ -5,12 +5,9 @@ use std::net::Ipv4Addr;
 use super::{Seen, no_host, number, parsed, place, station};
 use crate::config::error::Mistakes;
 use crate::config::raw::{RawPort, Text, shown};
-use crate::config::{Device, PortConfig};
+use crate::config::{Device, MOST_PORTS, PortConfig};
 use crate::packet::Ipv4Net;
 
-/// DPDK's own limit.
-/// As many as a worker has room for.
-const MOST_PORTS: usize = crate::worker::MAX_PORTS;
 /// Linux's `IFNAMSIZ`, less the closing zero.
 const LONGEST_INTERFACE: usize = 15;
 const ONE_DEVICE: &str = "exactly one of pci, af_packet, tap and vdev";
