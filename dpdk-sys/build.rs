@@ -32,6 +32,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_promiscuous_enable",
     "rte_eth_allmulticast_enable",
     "rte_eth_stats_get",
+    "rte_eth_dev_rss_(hash_update|hash_conf_get|reta_update|reta_query)",
     "rte_eth_[rt]x_burst",
     "rte_pktmbuf_pool_create",
     "rte_pktmbuf_(alloc|free)",

@@ -1,8 +1,9 @@
 //! What a worker counts. One writer each (the worker), any number of readers, no read-modify-write on the path:
 //! a burst is added up in plain integers and stored once.
 //!
-//! Invariant: received = forwarded + to_manage + to_host + Σ dropped, and originated = originated_sent +
-//! originated_dropped. Each term is counted where it happens; none is computed from the others.
+//! Invariant: received + handed_in = forwarded + to_manage + to_host + handed_out + Σ dropped, and originated =
+//! originated_sent + originated_dropped. Each term is counted where it happens; none is computed from the others. Over
+//! all workers, Σ handed_out − Σ handed_in is what waits between them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -45,6 +46,9 @@ pub struct WorkerCounters {
     pub forwarded_bytes: Counter,
     pub to_manage: Counter,
     pub to_host: Counter,
+    /// Frames of flows that another worker owns, given to it, and such that others gave to this worker.
+    pub handed_out: Counter,
+    pub handed_in: Counter,
     pub dropped: [Counter; DropReason::COUNT],
     /// Frames that the management core or the host gave this worker to send.
     pub originated: Counter,

@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 
 use crate::clock::Now;
 use crate::counters::Ledger;
-use crate::flow::{Event, FlowKey, FlowState, FlowTable, Hash, Pin, Slot, TableFull, timeout_ticks};
+use crate::flow::{Event, FlowKey, FlowState, FlowTable, Hash, Owners, Pin, Slot, TableFull, timeout_ticks};
 use crate::forward::dr;
 use crate::packet::transport;
 use crate::packet::{BURST, Burst, Frame, ethernet, ipv4};
@@ -37,6 +37,8 @@ pub struct Director {
     /// Until then there may be connections without an entry, because the table or the half-open ones were at their
     /// limit.
     stateless_until: u32,
+    /// None: every flow that arrives here is this worker's.
+    owners: Option<Owners>,
 }
 
 /// A good packet for a service.
@@ -90,7 +92,13 @@ impl Director {
             half_open: 0,
             half_open_most: half_open,
             stateless_until: 0,
+            owners: None,
         }
+    }
+
+    /// From now on, flows that other workers own are theirs to decide.
+    pub fn share(&mut self, owners: Owners) {
+        self.owners = Some(owners);
     }
 
     pub fn flows(&self) -> &FlowTable {
@@ -110,11 +118,14 @@ impl Director {
         let mut candidates = ArrayVec::<Candidate, BURST>::new();
         for (frame, place) in frames.iter().zip(0u8..) {
             verdicts.push(match recognise(&self.flows, station, snapshot, frame, place) {
-                Ok(candidate) => {
-                    self.flows.prefetch(candidate.hash);
-                    candidates.push(candidate);
-                    UNDECIDED
-                }
+                Ok(candidate) => match self.owners.and_then(|owners| owners.other(candidate.key.client())) {
+                    Some(worker) => Verdict::Hand { worker },
+                    None => {
+                        self.flows.prefetch(candidate.hash);
+                        candidates.push(candidate);
+                        UNDECIDED
+                    }
+                },
                 Err(verdict) => verdict,
             });
         }
@@ -183,7 +194,7 @@ impl Director {
             let stateless = tick < self.stateless_until && candidate.event != Event::Rst;
             return if stateless { stateless_way(snapshot, candidate) } else { Err(DropReason::NoConnection) };
         }
-        if !ipv4::can_be_source(source) || snapshot.is_virtual(IpAddr::V4(source)) {
+        if !ipv4::is_host(source) || snapshot.is_virtual(IpAddr::V4(source)) {
             return Err(DropReason::BadSource);
         }
         let crowded = candidate.event == Event::Syn && self.half_open >= self.half_open_most;

@@ -59,6 +59,8 @@ drop_reasons! {
     HostQueueFull = "host_queue_full",
     /// The port did not take the frame for sending.
     TxQueueFull = "tx_queue_full",
+    /// The worker that owns the flow does not keep up with what others hand over to it.
+    HandoverQueueFull = "handover_queue_full",
 }
 
 /// What is to be done with one frame.
@@ -72,6 +74,10 @@ pub enum Verdict {
     Manage,
     /// Not ours: the host's kernel gets it.
     Host,
+    /// Another worker owns the flow, and decides.
+    Hand {
+        worker: u8,
+    },
     Drop(DropReason),
 }
 

@@ -79,9 +79,6 @@ pub fn run_check(path: &Path) -> ExitCode {
     }
 }
 
-/// The most ports that a director has.
-pub const MOST_PORTS: usize = 16;
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub ports: Vec<PortConfig>,

@@ -11,6 +11,7 @@ pub mod mempool;
 mod messages;
 pub mod port;
 pub mod queue;
+pub mod spread;
 mod tap;
 pub mod thread;
 
@@ -18,8 +19,9 @@ pub use eal::{Eal, EalOptions};
 pub use error::Error;
 pub use mbuf::Mbuf;
 pub use mempool::Mempool;
-pub use port::{Link, Port, PortInfo, PortOptions, PortStatistics};
+pub use port::{Link, Port, PortInfo, PortOptions};
 pub use queue::PortQueue;
+pub use spread::{Rss, Spread};
 pub use thread::Registered;
 
 /// The version that runs, which may be newer than the one that was built against.

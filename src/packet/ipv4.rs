@@ -74,7 +74,26 @@ pub fn decrement_ttl(packet: &mut [u8]) {
     [header[CHECKSUM], header[CHECKSUM + 1]] = sum.to_be_bytes();
 }
 
-/// Whether a host can have this address, and so send from it.
-pub fn can_be_source(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast())
+/// Whether one host can have this address, and so send from it: not a network's own words (0/8), loopback, groups or
+/// broadcast. 240/4 is reserved and all the same in use, inside clouds above all; the kernel takes it too.
+pub fn is_host(address: Ipv4Addr) -> bool {
+    let this_network = address.octets()[0] == 0;
+    !(this_network || address.is_loopback() || address.is_multicast() || address.is_broadcast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_told_from_what_no_host_can_be() {
+        for none in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "127.255.255.255", "224.0.0.1", "239.255.255.255"] {
+            assert!(!is_host(none.parse().unwrap()), "{none}");
+        }
+        assert!(!is_host(Ipv4Addr::BROADCAST));
+        for host in ["1.0.0.0", "10.9.0.1", "126.1.1.1", "128.0.0.1", "223.255.255.255", "240.0.0.1", "255.255.255.254"]
+        {
+            assert!(is_host(host.parse().unwrap()), "{host}");
+        }
+    }
 }

@@ -137,12 +137,17 @@ impl Bench {
         self.wire.sent()
     }
 
-    /// received = forwarded + to_manage + to_host + Σ dropped, and the same for what is originated.
     pub fn assert_adds_up(&self) {
-        let counters = &self.ledger.frames;
-        let dropped: u64 = counters.dropped.iter().map(|counter| counter.get()).sum();
-        let gone = counters.forwarded.get() + counters.to_manage.get() + counters.to_host.get() + dropped;
-        assert_eq!(counters.received.get(), gone, "received = forwarded + consumed + dropped by name");
-        assert_eq!(counters.originated.get(), counters.originated_sent.get() + counters.originated_dropped.get());
+        assert_adds_up(&self.ledger);
     }
+}
+
+/// received + handed in = forwarded + to_manage + to_host + handed out + Σ dropped, and the same for what is originated.
+pub fn assert_adds_up(ledger: &Ledger) {
+    let counters = &ledger.frames;
+    let dropped: u64 = counters.dropped.iter().map(|counter| counter.get()).sum();
+    let consumed = counters.to_manage.get() + counters.to_host.get() + counters.handed_out.get();
+    let came = counters.received.get() + counters.handed_in.get();
+    assert_eq!(came, counters.forwarded.get() + consumed + dropped, "forwarded + consumed + dropped by name");
+    assert_eq!(counters.originated.get(), counters.originated_sent.get() + counters.originated_dropped.get());
 }
