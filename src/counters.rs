@@ -18,6 +18,7 @@ pub struct Counter(AtomicU64);
 
 impl Counter {
     /// Only the owner calls this: a load and a store, not an atomic addition.
+    #[inline]
     pub fn add(&self, by: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(by), Relaxed);
     }
@@ -57,6 +58,8 @@ pub struct WorkerCounters {
     pub flows_created: Counter,
     pub flows_expired: Counter,
     pub flows: Counter,
+    /// Of the forwarded: those that have no entry in the table, because it or the half-open ones are at their limit.
+    pub stateless: Counter,
     /// Turns of the loop, and those that ended in waiting for the port.
     pub turns: Counter,
     pub waits: Counter,
@@ -64,6 +67,7 @@ pub struct WorkerCounters {
 
 /// What a worker counts for one service, or for one real.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct Traffic {
     pub connections: Counter,
     pub packets: Counter,
@@ -88,10 +92,21 @@ impl Ledger {
         Ledger { frames: CachePadded::default(), services: lines(services), reals: lines(reals) }
     }
 
-    pub fn count_packet(&self, service: usize, real: usize, bytes: usize) {
-        for traffic in [self.services.get(service), self.reals.get(real)].into_iter().flatten() {
+    /// One packet to a real.
+    #[inline]
+    pub fn count_packet(&self, real: usize, bytes: u16) {
+        if let Some(traffic) = self.reals.get(real) {
             traffic.packets.add(1);
-            traffic.bytes.add(bytes as u64);
+            traffic.bytes.add(bytes.into());
+        }
+    }
+
+    /// Several packets of a service.
+    #[inline]
+    pub fn count_run(&self, service: usize, packets: u64, bytes: u64) {
+        if let Some(traffic) = self.services.get(service) {
+            traffic.packets.add(packets);
+            traffic.bytes.add(bytes);
         }
     }
 

@@ -53,8 +53,6 @@ drop_reasons! {
     NoReal = "no_real",
     /// Real servers are configured, but none of them has answered ARP.
     RealUnresolved = "real_unresolved",
-    /// The table has no room for a new connection.
-    FlowTableFull = "flow_table_full",
     /// The management core's queue is full.
     ManageQueueFull = "manage_queue_full",
     /// The queue towards the host's kernel is full.

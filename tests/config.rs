@@ -426,7 +426,11 @@ fn a_pci_address_and_a_vdev_are_taken_as_people_write_them() {
 fn the_arithmetic_is_that_of_the_table() {
     for per_worker in [FlowsConfig::LEAST, 3_000, 12_288, 12_289, 100_000, 1_000_000] {
         let table = FlowTable::new(per_worker, false, [1, 2]).unwrap();
-        assert_eq!(FlowsConfig { per_worker }.bytes_per_worker(), table.buckets() as u64 * 64, "{per_worker}");
+        assert_eq!(
+            FlowsConfig { per_worker, half_open: 0 }.bytes_per_worker(),
+            table.buckets() as u64 * 64,
+            "{per_worker}"
+        );
     }
 }
 

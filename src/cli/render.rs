@@ -338,8 +338,14 @@ fn drops(total: &FrameStats, style: Style) -> String {
 }
 
 fn flows(total: &FrameStats, style: Style) -> String {
+    let stateless = match total.stateless {
+        0 => String::new(),
+        packets => {
+            format!("  {packets} packets forwarded without an entry: a table, or its half-open part, was full\n")
+        }
+    };
     format!(
-        "{}\n  {} in the tables; {} entered, {} ended\n",
+        "{}\n  {} in the tables; {} entered, {} ended\n{stateless}",
         style.heading("Flows"),
         total.flows,
         total.flows_created,

@@ -34,7 +34,7 @@ pub(super) fn check(raw: &RawConfig, mistakes: &mut Mistakes) -> Config {
         hugepages: raw.hugepages.as_ref().is_none_or(|switch| *switch.get_ref()),
         memory_mb: number(&raw.memory_mb, "memory_mb", 64..=1 << 20, 512, mistakes) as u32,
         idle,
-        flows: FlowsConfig { per_worker: flows_per_worker(&raw.flows_per_worker, mistakes) },
+        flows: flows(raw, mistakes),
         control: ControlConfig { socket: socket(&raw.control_socket, mistakes) },
         ports: ports.all,
         services,
@@ -87,6 +87,13 @@ fn core_number(raw: &Spanned<i64>, key: &str, mistakes: &mut Mistakes) -> usize 
     number(&Some(raw.clone()), key, 0..=HIGHEST_CORE, 0, mistakes) as usize
 }
 
+fn flows(raw: &RawConfig, mistakes: &mut Mistakes) -> FlowsConfig {
+    let per_worker = flows_per_worker(&raw.flows_per_worker, mistakes);
+    let quarter = per_worker / 4;
+    let half_open = number(&raw.flows_half_open, "flows.half_open", 0..=per_worker as i64, quarter as i64, mistakes);
+    FlowsConfig { per_worker, half_open: half_open as usize }
+}
+
 fn flows_per_worker(raw: &Number, mistakes: &mut Mistakes) -> usize {
     const ALLOWED: RangeInclusive<i64> = FlowsConfig::LEAST as i64..=FlowsConfig::MOST as i64;
     const DEFAULT: i64 = 1_000_000;
@@ -98,7 +105,7 @@ fn flows_per_worker(raw: &Number, mistakes: &mut Mistakes) -> usize {
              of them used), and the table is rounded up to a power of two: {DEFAULT} connections take {} MB a worker",
             ALLOWED.start(),
             ALLOWED.end(),
-            FlowsConfig { per_worker: DEFAULT as usize }.bytes_per_worker() >> 20,
+            FlowsConfig { per_worker: DEFAULT as usize, half_open: 0 }.bytes_per_worker() >> 20,
         );
         mistakes.add(raw.span().start, "flows.per_worker", message);
     }

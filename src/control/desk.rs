@@ -246,6 +246,7 @@ fn frame_stats(ledger: &Ledger) -> FrameStats {
         flows: frames.flows.get(),
         flows_created: frames.flows_created.get(),
         flows_expired: frames.flows_expired.get(),
+        stateless: frames.stateless.get(),
         turns: frames.turns.get(),
         waits: frames.waits.get(),
     }
@@ -269,6 +270,7 @@ fn add(total: &mut FrameStats, worker: &FrameStats) {
         flows,
         flows_created,
         flows_expired,
+        stateless,
         turns,
         waits,
     } = worker;
@@ -287,6 +289,7 @@ fn add(total: &mut FrameStats, worker: &FrameStats) {
     total.flows += flows;
     total.flows_created += flows_created;
     total.flows_expired += flows_expired;
+    total.stateless += stateless;
     total.turns += turns;
     total.waits += waits;
 }

@@ -15,6 +15,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use crate::packet::PortStats;
+
 pub const VERSION: u32 = 1;
 /// The longest request line, with its newline.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -310,23 +312,11 @@ pub struct FrameStats {
     pub flows: u64,
     pub flows_created: u64,
     pub flows_expired: u64,
+    /// Of the forwarded: without an entry, because the table or the half-open connections are at their limit.
+    #[serde(default)]
+    pub stateless: u64,
     pub turns: u64,
     pub waits: u64,
-}
-
-/// The port's own statistics, as its driver counts them.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PortStats {
-    pub name: String,
-    pub received: u64,
-    pub received_bytes: u64,
-    pub sent: u64,
-    pub sent_bytes: u64,
-    /// Lost in the port: no descriptor or no buffer was free.
-    pub missed: u64,
-    pub errors: u64,
-    pub send_errors: u64,
-    pub no_buffer: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

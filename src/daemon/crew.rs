@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::{clock, pin};
-use crate::config::{Config, Idle};
+use crate::config::{Config, FlowsConfig, Idle};
 use crate::control::desk::WorkerFacts;
 use crate::counters::Ledger;
 use crate::director::Director;
@@ -65,7 +65,7 @@ impl Crew {
         if core == plan.management_core {
             remarks.push(shared_core(id, core, idle));
         }
-        let room = (config.flows.per_worker, config.hugepages);
+        let room = (config.flows.clone(), config.hugepages);
         let (outbox, stop, its_ledger) = (outbox.clone(), self.stop.clone(), ledger.clone());
         let (report, reported) = bounded(1);
         let work = move || {
@@ -114,16 +114,16 @@ impl Drop for Crew {
 /// On the worker's own core: memory that is touched here first is of this core's NUMA node.
 fn prepare(
     mut post: Post,
-    (capacity, hugepages): (usize, bool),
+    (room, hugepages): (FlowsConfig, bool),
     ledger: Arc<Ledger>,
     outbox: Arc<Outbox<Mbuf>>,
     report: &Sender<Report>,
 ) -> Option<Worker<PortQueue>> {
-    let made = table(capacity, hugepages);
+    let made = table(room.per_worker, hugepages);
     let told = made.as_ref().map(|table| table.backing().to_string()).map_err(|error| anyhow::anyhow!("{error:#}"));
     // Nobody waits for it when the start has failed elsewhere; then we are told to stop.
     let _ = report.send(told);
-    let director = Director::new(made.ok()?, post.reader.read(), post.id, ledger.clone());
+    let director = Director::new(made.ok()?, room.half_open, post.reader.read(), post.id, ledger.clone());
     let mut worker = Worker::new(post.queues, director, post.reader, ledger, post.inbox, outbox);
     if let Some((owners, links)) = post.sharing {
         worker.share(owners, links);

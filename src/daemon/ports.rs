@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use super::memory::Pools;
 use crate::config::{Config, Device, PortConfig};
 use crate::control::desk::PortFacts;
-use crate::control::wire::{PortStats, Steering};
+use crate::control::wire::Steering;
 use crate::dpdk::{Eal, Port, PortOptions, PortQueue, Spread};
 use crate::manage::host::create_tap;
 use crate::manage::run::PortView;
-use crate::packet::ethernet;
+use crate::packet::{PortStats, ethernet};
 use crate::preflight;
 use crate::service::Station;
 use crate::sys::netdev::{self, Tap};
@@ -192,21 +192,11 @@ impl OpenPort {
     }
 
     pub fn view(&self) -> PortView {
-        let (link, counted) = (self.port.link(), self.port.stats());
+        let link = self.port.link();
         PortView {
             link_up: link.up,
             speed: link.speed,
-            stats: PortStats {
-                name: self.name.clone(),
-                received: counted.received,
-                received_bytes: counted.received_bytes,
-                sent: counted.sent,
-                sent_bytes: counted.sent_bytes,
-                missed: counted.missed,
-                errors: counted.errors,
-                send_errors: counted.send_errors,
-                no_buffer: counted.no_buffer,
-            },
+            stats: PortStats { name: self.name.clone(), ..self.port.stats() },
         }
     }
 }

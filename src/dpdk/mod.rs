@@ -19,7 +19,7 @@ pub use eal::{Eal, EalOptions};
 pub use error::Error;
 pub use mbuf::Mbuf;
 pub use mempool::Mempool;
-pub use port::{Link, Port, PortInfo, PortOptions, PortStatistics};
+pub use port::{Link, Port, PortInfo, PortOptions};
 pub use queue::PortQueue;
 pub use spread::{Rss, Spread};
 pub use thread::Registered;

@@ -14,7 +14,7 @@ use super::error::{Error, check, text};
 use super::mempool::Mempool;
 use super::queue::PortQueue;
 use super::spread::{self, Spread, Wish};
-use crate::packet::Mac;
+use crate::packet::{Mac, PortStats};
 
 /// Around an IP packet: MAC addresses and type, and up to two VLAN tags.
 const FRAME_OVERHEAD: u32 = 22;
@@ -71,19 +71,6 @@ pub struct Link {
     pub up: bool,
     /// Megabits a second, 0 when the port does not know.
     pub speed: u32,
-}
-
-/// As the driver counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortStatistics {
-    pub received: u64,
-    pub received_bytes: u64,
-    pub sent: u64,
-    pub sent_bytes: u64,
-    pub missed: u64,
-    pub errors: u64,
-    pub send_errors: u64,
-    pub no_buffer: u64,
 }
 
 /// The management's handle: one thread at a time, any thread.
@@ -363,11 +350,12 @@ impl Port {
         if result < 0 { Link { up: false, speed: 0 } } else { Link { up: up != 0, speed } }
     }
 
-    pub fn stats(&self) -> PortStatistics {
+    pub fn stats(&self) -> PortStats {
         let mut stats = rte_eth_stats::default();
         // SAFETY: ours; writes the structure. A driver without statistics leaves it zero.
         unsafe { dpdk_sys::rte_eth_stats_get(self.number(), &mut stats) };
-        PortStatistics {
+        PortStats {
+            name: self.name.clone(),
             received: stats.ipackets,
             received_bytes: stats.ibytes,
             sent: stats.opackets,

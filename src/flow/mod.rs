@@ -5,5 +5,5 @@ pub mod state;
 pub mod table;
 
 pub use owner::Owners;
-pub use state::{FlowState, timeout_ticks};
+pub use state::{Event, FlowState, timeout_ticks};
 pub use table::{FlowKey, FlowTable, Hash, Pin, Slot, TableFull};

@@ -15,6 +15,7 @@ use crate::config::Idle;
 use crate::counters::{Counter, Ledger};
 use crate::director::Director;
 use crate::flow::Owners;
+use crate::packet::port::MAX_PORTS;
 use crate::packet::{Burst, Frame, Queue};
 use crate::service::Snapshot;
 use crate::sys::epoch::Reader;
@@ -22,8 +23,6 @@ use crate::verdict::{DropReason, Verdict};
 use exchange::{Entry, Handed, Inbox, Outbox, Page, Question};
 use handover::Links;
 
-/// The most ports that a director has.
-pub const MAX_PORTS: usize = 16;
 /// How long a worker spins before it lets go of the core.
 const SPIN: Duration = Duration::from_micros(50);
 /// How long it sleeps at most: the table wants its sweep.

@@ -224,6 +224,7 @@ pub fn stats() -> Stats {
         flows: 12,
         flows_created: 40,
         flows_expired: 28,
+        stateless: 7,
         turns: 5000,
         waits: 42,
     };
@@ -239,6 +240,7 @@ pub fn stats() -> Stats {
         flows: 7,
         flows_created: 9,
         flows_expired: 2,
+        stateless: 0,
         turns: 4000,
         waits: 40,
         ..FrameStats::default()
@@ -260,6 +262,7 @@ fn total(first: &FrameStats, second: &FrameStats) -> FrameStats {
         flows: first.flows + second.flows,
         flows_created: first.flows_created + second.flows_created,
         flows_expired: first.flows_expired + second.flows_expired,
+        stateless: first.stateless + second.stateless,
         turns: first.turns + second.turns,
         waits: first.waits + second.waits,
         ..first.clone()
