@@ -8,7 +8,7 @@ mod harness;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use drover::control::wire::{ConnEntry, RealState, ServiceEntry, Stats, Status};
+use drover::control::wire::{ConnEntry, RealState, ServiceEntry, Stats, Status, Steering};
 use drover::lab::network::mac;
 use drover::lab::{CLIENT, REALS, VIP, run};
 use guest::{Guest, MAC, NIC};
@@ -116,7 +116,7 @@ fn what_it_says_of_itself(guest: &mut Guest) {
     for worker in &status.workers {
         assert_eq!(worker.flow_memory, "2 MB pages (reserved)");
     }
-    assert_eq!(status.warnings, Vec::<String>::new());
+    assert_eq!((status.steering, status.warnings), (Steering::Nic, Vec::new()));
 }
 
 /// Real requests, and every frame of theirs where it arrives.
