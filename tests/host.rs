@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use drover::manage::arp::{self, Arp, Operation};
 use drover::manage::host::{HostState, create_tap};
+use drover::packet::arp::{self, Arp, Operation};
 use drover::packet::{Ipv4Net, Mac};
 use drover::sys::netdev::{self, Offloads, Tap};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};

@@ -193,6 +193,8 @@ pub enum Idle {
 pub struct FlowsConfig {
     /// Connections that each worker has room for.
     pub per_worker: usize,
+    /// How many of them may be half open: a SYN was seen, and nothing since.
+    pub half_open: usize,
 }
 
 impl FlowsConfig {

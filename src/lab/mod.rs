@@ -161,14 +161,20 @@ fn run(requests: u32) -> Result<ExitCode> {
     Ok(if report.complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Runs a command where its caller is, so that `./program` works. A place in /run is covered by the lab's own; there the
+/// command stays in the lab's directory.
+const STAY_HERE: &str = r#"cd "$1" 2>/dev/null; shift; exec "$@""#;
+
 fn exec(host: &str, words: &[OsString]) -> Result<ExitCode> {
     let lab = Lab::attach(LabDir::new("lab")?)?;
     network::known_host(host)?;
     let Some((program, arguments)) = words.split_first() else {
         return Err(LabError::new("a command is missing: drover lab exec HOST -- CMD"));
     };
-    let status = lab
-        .command(host, program)
+    let mut command = lab.command(host, "sh");
+    command.args(["-c", STAY_HERE, "sh"]).arg(std::env::current_dir().unwrap_or_else(|_| "/".into()));
+    let status = command
+        .arg(program)
         .args(arguments)
         .status()
         .map_err(|error| LabError::new(format!("nsenter does not start: {error}")))?;

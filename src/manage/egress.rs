@@ -2,11 +2,11 @@
 //! mislead the network is stopped or put right here. A source MAC other than the port's is let out: VRRP with a
 //! virtual MAC and bridges need it.
 
-use super::arp::{self, Arp, Operation};
-use super::echo::{PROTOCOL_ICMP, REDIRECT};
-use super::ethernet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use crate::packet::{Ipv4Net, Mac};
 use std::net::Ipv4Addr;
+
+use super::echo::REDIRECT;
+use crate::packet::arp::{self, Arp, Operation};
+use crate::packet::{Ipv4Net, Mac, ethernet, ipv4};
 
 const IPV6_HEADER: usize = 40;
 const PROTOCOL_ICMPV6: u8 = 58;
@@ -41,14 +41,14 @@ impl EgressDrop {
 
 /// Judges a frame, and puts the port's address where an ordinary ARP request has a virtual one as its sender.
 pub fn judge(frame: &mut [u8], mac: Mac, own: Ipv4Net, is_virtual: impl Fn(Ipv4Addr) -> bool) -> Egress {
-    let Some((ethertype, at)) = ethernet::behind_tags(frame) else {
+    let Some((ether_type, at)) = ethernet::behind_tags(frame) else {
         return Egress::Drop(EgressDrop::Truncated);
     };
     let packet = &frame[at..];
-    let redirect = match ethertype {
-        ETHERTYPE_ARP => return judge_arp(frame, at, mac, own, is_virtual),
-        ETHERTYPE_IPV4 => is_redirect(packet),
-        ETHERTYPE_IPV6 => packet.get(6) == Some(&PROTOCOL_ICMPV6) && packet.get(IPV6_HEADER) == Some(&REDIRECT_V6),
+    let redirect = match ether_type {
+        ethernet::ARP => return judge_arp(frame, at, mac, own, is_virtual),
+        ethernet::IPV4 => is_redirect(packet),
+        ethernet::IPV6 => packet.get(6) == Some(&PROTOCOL_ICMPV6) && packet.get(IPV6_HEADER) == Some(&REDIRECT_V6),
         _ => false,
     };
     if redirect { Egress::Drop(EgressDrop::Redirect) } else { Egress::Send }
@@ -72,7 +72,7 @@ fn is_redirect(packet: &[u8]) -> bool {
     let Some(header) = packet.first_chunk::<20>() else { return false };
     let first_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff == 0;
     let icmp = usize::from(header[0] & 0x0f) * 4;
-    header[9] == PROTOCOL_ICMP && first_fragment && packet.get(icmp) == Some(&REDIRECT)
+    header[9] == ipv4::ICMP && first_fragment && packet.get(icmp) == Some(&REDIRECT)
 }
 
 #[cfg(test)]

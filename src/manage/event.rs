@@ -1,4 +1,4 @@
-//! What happened, for whoever writes the log.
+//! What happened, for whoever writes the log, who also knows the port's name.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -26,6 +26,13 @@ pub enum Event {
 }
 
 impl Event {
+    pub fn port(&self) -> usize {
+        match self {
+            Event::LinkUp { port } | Event::LinkDown { port } | Event::AnswerRefused { port, .. } => *port,
+            Event::Conflict(conflict) => conflict.port,
+        }
+    }
+
     pub fn level(&self) -> log::Level {
         match self {
             Event::LinkUp { .. } => log::Level::Info,
@@ -37,11 +44,11 @@ impl Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::LinkUp { port } => write!(f, "port {port}: link is up"),
-            Event::LinkDown { port } => write!(f, "port {port}: link is down"),
+            Event::LinkUp { .. } => write!(f, "link is up"),
+            Event::LinkDown { .. } => write!(f, "link is down"),
             Event::Conflict(conflict) => conflict.fmt(f),
-            Event::AnswerRefused { port, address, mac } => {
-                write!(f, "port {port}: {address} answers with {mac}, which is no other station's MAC: not used")
+            Event::AnswerRefused { address, mac, .. } => {
+                write!(f, "{address} answers with {mac}, which is no other station's MAC: not used")
             }
         }
     }
@@ -49,23 +56,23 @@ impl fmt::Display for Event {
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Conflict { port, address, mac, .. } = self;
-        write!(f, "port {port}: {mac} claims {address}, which is ours")
+        let Conflict { address, mac, .. } = self;
+        write!(f, "{mac} claims {address}, which is ours")
     }
 }
 
 impl fmt::Display for Neighbour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Neighbour { port, address, .. } = self;
+        let Neighbour { address, .. } = self;
         match (self.state, self.mac) {
             (NeighbourState::Unreachable, Some(mac)) => {
-                write!(f, "port {port}: {address} does not answer ARP; it was at {mac}")
+                write!(f, "{address} does not answer ARP; it was at {mac}")
             }
             (NeighbourState::Resolved | NeighbourState::Fixed, Some(mac)) => {
-                write!(f, "port {port}: {address} is at {mac}")
+                write!(f, "{address} is at {mac}")
             }
-            (NeighbourState::Resolving, _) => write!(f, "port {port}: asking who has {address}"),
-            (_, None) => write!(f, "port {port}: {address} does not answer ARP"),
+            (NeighbourState::Resolving, _) => write!(f, "asking who has {address}"),
+            (_, None) => write!(f, "{address} does not answer ARP"),
         }
     }
 }

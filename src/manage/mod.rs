@@ -5,11 +5,9 @@
 //! and whatever a peer sends, it stays as large as it was made.
 
 pub mod announce;
-pub mod arp;
 pub mod conflict;
 pub mod echo;
 pub mod egress;
-mod ethernet;
 mod event;
 pub mod host;
 pub mod limit;
@@ -24,11 +22,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use announce::Announcer;
-use arp::{Arp, Operation};
 use conflict::{Conflict, Conflicts};
-use echo::Ipv4;
 use egress::{Egress, EgressDrop};
-use ethernet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet};
 pub use event::Event;
 use limit::{Limit, Rate};
 use neighbour::{Claim, Neighbours, Step};
@@ -36,9 +31,11 @@ pub use neighbour::{Neighbour, NeighbourState, Wanted};
 use random::Random;
 
 use crate::clock::Now;
-use crate::config::Config;
+use crate::config::{Config, PortConfig};
 use crate::control::wire::ManageStats;
-use crate::packet::{Ipv4Net, Mac};
+use crate::packet::arp::{self, Arp, Operation};
+use crate::packet::ethernet::{self, Ethernet};
+use crate::packet::{Ipv4Net, Mac, ipv4};
 
 /// Answers to ping, each port.
 pub const ECHO_RATE: Rate = Rate { per_second: 1_000, burst: 250 };
@@ -66,8 +63,10 @@ pub struct ManageConfig {
     pub seed: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManagePort {
+    /// As the operator calls it.
+    pub name: String,
     pub mac: Mac,
     pub address: Ipv4Net,
 }
@@ -81,10 +80,12 @@ impl ManageConfig {
             let port = config.ports.iter().position(|port| port.address.contains(address))?;
             Some(Wanted { port, address, mac })
         };
+        let manage_port =
+            |(port, mac): (&PortConfig, &Mac)| ManagePort { name: port.name.clone(), mac: *mac, address: port.address };
         let gateways = config.ports.iter().enumerate();
         let gateways = gateways.filter_map(|(port, at)| Some(Wanted { port, address: at.gateway?, mac: None }));
         ManageConfig {
-            ports: ports.map(|(port, mac)| ManagePort { mac: *mac, address: port.address }).collect(),
+            ports: ports.map(manage_port).collect(),
             virtual_addresses: config.services.iter().map(|service| service.address).collect(),
             wanted: reals.filter_map(|each| real(each.address, each.mac)).chain(gateways).collect(),
             peers: Vec::new(),
@@ -129,6 +130,7 @@ pub struct Manager {
 }
 
 struct Port {
+    name: String,
     mac: Mac,
     address: Ipv4Net,
     /// The virtual addresses that we answer for here.
@@ -149,6 +151,7 @@ impl Port {
         announced.sort();
         announced.dedup();
         Port {
+            name: port.name.clone(),
             mac: port.mac,
             address: port.address,
             held,
@@ -165,7 +168,7 @@ impl Port {
 
     /// Whether a host can speak to us from there.
     fn is_sane(&self, address: Ipv4Addr) -> bool {
-        echo::is_host(address) && !echo::is_network_wide(self.address, address)
+        ipv4::is_host(address) && !self.address.is_whole(address)
     }
 }
 
@@ -188,14 +191,15 @@ impl Manager {
 
     /// Takes a frame that a worker gave to the management core, without its VLAN tag.
     pub fn handle(&mut self, now: Now, port: usize, frame: &[u8], out: &mut Vec<Out>) {
-        let done = match (Ethernet::parse(frame), self.ports.get(port)) {
-            (Some((ethernet, payload)), Some(_)) => match ethernet.ethertype {
-                ETHERTYPE_ARP => self.arp(now, port, &ethernet, payload, out),
-                ETHERTYPE_IPV4 => self.ipv4(now, port, &ethernet, payload, out),
+        let link = ethernet::parse(frame).filter(|_| port < self.ports.len());
+        let done = link.map_or(Done::Ignored, |link| {
+            let payload = &frame[link.payload..];
+            match link.ether_type {
+                ethernet::ARP => self.arp(now, port, &link, payload, out),
+                ethernet::IPV4 => self.ipv4(now, port, &link, payload, out),
                 _ => to_host(port, out),
-            },
-            _ => Done::Ignored,
-        };
+            }
+        });
         match done {
             Done::Acted => {}
             Done::Ignored => self.stats.ignored += 1,
@@ -232,6 +236,11 @@ impl Manager {
         verdict
     }
 
+    /// What the operator calls this port.
+    pub fn port_name(&self, port: usize) -> &str {
+        self.ports.get(port).map_or("", |port| &port.name)
+    }
+
     pub fn neighbours(&self) -> impl Iterator<Item = &Neighbour> {
         self.neighbours.iter()
     }
@@ -248,10 +257,11 @@ impl Manager {
     /// What the operator should know.
     pub fn warnings(&self, now: Now) -> Vec<String> {
         let since = |since: Now| format!(" (for {} s)", now.since(since).as_secs());
-        let mut warnings: Vec<String> =
-            self.conflicts(now).map(|conflict| format!("{conflict}{}", since(conflict.since))).collect();
+        let on = |port| format!("port {}: ", self.port_name(port));
+        let conflict = |each: &Conflict| format!("{}{each}{}", on(each.port), since(each.since));
+        let mut warnings: Vec<String> = self.conflicts(now).map(conflict).collect();
         let silent = || self.neighbours().filter(|each| each.state == NeighbourState::Unreachable);
-        warnings.extend(silent().take(WARNINGS).map(|each| format!("{each}{}", since(each.since))));
+        warnings.extend(silent().take(WARNINGS).map(|each| format!("{}{each}{}", on(each.port), since(each.since))));
         match silent().skip(WARNINGS).count() {
             0 => {}
             more => warnings.push(format!("{more} more addresses do not answer ARP")),
@@ -310,17 +320,17 @@ impl Manager {
         }
     }
 
-    fn ipv4(&mut self, now: Now, port: usize, ethernet: &Ethernet, payload: &[u8], out: &mut Vec<Out>) -> Done {
-        let Some(packet) = Ipv4::parse(payload) else { return Done::Ignored };
-        if !self.virtual_addresses.contains(&packet.destination) {
+    fn ipv4(&mut self, now: Now, port: usize, link: &Ethernet, packet: &[u8], out: &mut Vec<Out>) -> Done {
+        let Ok(ip) = ipv4::parse(packet, packet.len()) else { return Done::Ignored };
+        if !self.virtual_addresses.contains(&ip.destination) {
             return to_host(port, out);
         }
-        let ours = self.is_ours(port, packet.source);
+        let ours = self.is_ours(port, ip.source);
         let at = &mut self.ports[port];
-        if ours || !at.is_sane(packet.source) {
+        if ours || !at.is_sane(ip.source) {
             return Done::Ignored;
         }
-        let Some(frame) = echo::reply(ethernet, &packet, at.mac) else { return Done::Ignored };
+        let Some(frame) = echo::reply(link, &ip, packet, at.mac) else { return Done::Ignored };
         if !at.echo.take(now) {
             return Done::Limited;
         }
@@ -329,11 +339,11 @@ impl Manager {
         Done::Acted
     }
 
-    fn arp(&mut self, now: Now, port: usize, ethernet: &Ethernet, payload: &[u8], out: &mut Vec<Out>) -> Done {
+    fn arp(&mut self, now: Now, port: usize, link: &Ethernet, payload: &[u8], out: &mut Vec<Out>) -> Done {
         let Some(arp) = Arp::parse(payload) else { return Done::Ignored };
         let mac = self.ports[port].mac;
-        let to_us = ethernet.destination == mac || ethernet.destination == Mac::BROADCAST;
-        if !to_us || !ethernet.source.is_unicast() || self.macs.contains(&ethernet.source) {
+        let to_us = link.destination == mac || link.destination == Mac::BROADCAST;
+        if !to_us || !link.source.is_unicast() || self.macs.contains(&link.source) {
             return Done::Ignored;
         }
         let claims_ours = self.is_ours(port, arp.sender);
@@ -343,7 +353,7 @@ impl Manager {
         match arp.operation {
             Operation::Request => self.request(now, port, &arp, claims_ours, out),
             Operation::Reply if claims_ours || self.virtual_addresses.contains(&arp.target) => Done::Ignored,
-            Operation::Reply => self.answer(now, port, ethernet, &arp, out),
+            Operation::Reply => self.answer(now, port, link, &arp, out),
         }
     }
 
@@ -368,9 +378,9 @@ impl Manager {
         to_host(port, out)
     }
 
-    fn answer(&mut self, now: Now, port: usize, ethernet: &Ethernet, arp: &Arp, out: &mut Vec<Out>) -> Done {
+    fn answer(&mut self, now: Now, port: usize, link: &Ethernet, arp: &Arp, out: &mut Vec<Out>) -> Done {
         let at = &self.ports[port];
-        let asked = ethernet.destination == at.mac && arp.target == at.address.address;
+        let asked = link.destination == at.mac && arp.target == at.address.address;
         let claim = match asked {
             true => self.neighbours.answer(now, port, arp.sender, arp.sender_mac, &self.macs),
             false => Claim::Unasked,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender};
 
 use super::egress::Egress;
-use super::{Event, Manager, Neighbour, Out};
+use super::{Manager, Neighbour, Out};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::control::wire::{ManageStats, PortStats};
@@ -188,7 +188,10 @@ impl<F: Frame> Management<F> {
             match order {
                 Out::Send { port, frame } => {
                     if !self.send(port, &frame, turn) {
-                        log::debug!("port {port}: no buffer or no room for a frame of our own");
+                        log::debug!(
+                            "port {}: no buffer or no room for a frame of our own",
+                            self.manager.port_name(port)
+                        );
                     }
                 }
                 Out::Host { port } => {
@@ -197,10 +200,13 @@ impl<F: Frame> Management<F> {
                     }
                 }
                 Out::Neighbour(neighbour) => {
-                    log::log!(neighbour_level(&neighbour), "{neighbour}");
+                    let name = self.manager.port_name(neighbour.port);
+                    log::log!(neighbour_level(&neighbour), "port {name}: {neighbour}");
                     turn.changed = true;
                 }
-                Out::Event(event) => report(&event),
+                Out::Event(event) => {
+                    log::log!(event.level(), "port {}: {event}", self.manager.port_name(event.port()));
+                }
             }
         }
     }
@@ -288,10 +294,6 @@ fn neighbour_level(neighbour: &Neighbour) -> log::Level {
         super::NeighbourState::Unreachable => log::Level::Warn,
         _ => log::Level::Info,
     }
-}
-
-fn report(event: &Event) {
-    log::log!(event.level(), "{event}");
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ const NOW: Now = Now::from_secs(100);
 
 fn config() -> ManageConfig {
     ManageConfig {
-        ports: vec![ManagePort { mac: OURS, address: Ipv4Net { address: OWN, prefix: 24 } }],
+        ports: vec![ManagePort { name: "lan0".into(), mac: OURS, address: Ipv4Net { address: OWN, prefix: 24 } }],
         virtual_addresses: vec![VIP],
         wanted: vec![Wanted { port: 0, address: REAL, mac: None }],
         peers: vec![],
@@ -96,6 +96,18 @@ fn answers_arp_for_virtual_addresses_and_its_own() {
         assert_eq!(sent_arp(&out), (ArpOperation::REPLY, OURS, target, asker, CLIENT_MAC));
     }
     assert_eq!(manager.stats().arp_replies, 3);
+}
+
+/// A priority tag (VLAN 0) is no VLAN: what is for a virtual address behind one is ours, and never the kernel's.
+#[test]
+fn a_priority_tag_hides_nothing_from_us() {
+    let mut manager = manager();
+    let tagged = |frame: Vec<u8>| [&frame[..12], &[0x81, 0, 0xe0, 0], &frame[12..]].concat();
+    let out = handle(&mut manager, &tagged(question(CLIENT, VIP)));
+    assert_eq!(sent_arp(&out).0, ArpOperation::REPLY);
+    let out = handle(&mut manager, &tagged(ping(VIP)));
+    assert!(matches!(out.as_slice(), [Out::Send { .. }]), "{out:?}");
+    assert_eq!(handle(&mut manager, &tagged(ping(OWN))), TO_HOST);
 }
 
 #[test]
@@ -227,7 +239,7 @@ fn somebody_else_with_our_address_is_reported_and_never_reaches_the_host() {
         assert_eq!(manager.stats().conflicts, 2);
         let warnings = manager.warnings(NOW + Duration::from_secs(7));
         let address = if number < 4 { VIP } else { OWN };
-        assert_eq!(warnings, [format!("port 0: {LIAR} claims {address}, which is ours (for 7 s)")]);
+        assert_eq!(warnings, [format!("port lan0: {LIAR} claims {address}, which is ours (for 7 s)")]);
     }
 }
 
@@ -297,7 +309,7 @@ fn whoever_follows_the_deadlines_hears_of_a_silent_real_after_three_questions() 
     };
     assert_eq!((silent.state, asked, now), (NeighbourState::Unreachable, 3, NOW + Duration::from_secs(3)));
     let warnings = manager.warnings(now + Duration::from_secs(5));
-    assert_eq!(warnings, ["port 0: 10.9.0.11 does not answer ARP (for 5 s)"]);
+    assert_eq!(warnings, ["port lan0: 10.9.0.11 does not answer ARP (for 5 s)"]);
 }
 
 #[test]
@@ -312,7 +324,11 @@ fn a_lost_link_is_told_and_asks_nothing() {
 fn ten_thousand_addresses_and_reals_are_spoken_of_at_a_bounded_pace() {
     let addresses =
         |network: u8| (0..10_000u16).map(move |number| Ipv4Addr::new(10, network, (number >> 8) as u8, number as u8));
-    let port = ManagePort { mac: OURS, address: Ipv4Net { address: Ipv4Addr::new(10, 0, 255, 254), prefix: 8 } };
+    let port = ManagePort {
+        name: "lan0".into(),
+        mac: OURS,
+        address: Ipv4Net { address: Ipv4Addr::new(10, 0, 255, 254), prefix: 8 },
+    };
     let wanted = addresses(2).map(|address| Wanted { port: 0, address, mac: None }).collect();
     let config = ManageConfig { ports: vec![port], virtual_addresses: addresses(1).collect(), wanted, ..config() };
     let mut manager = Manager::new(&config, NOW);
@@ -333,12 +349,16 @@ fn ten_thousand_addresses_and_reals_are_spoken_of_at_a_bounded_pace() {
 #[test]
 fn a_virtual_address_is_held_where_its_network_is() {
     let second = ManagePort {
+        name: "lan1".into(),
         mac: Mac([2, 0, 0, 0, 1, 0x10]),
         address: Ipv4Net { address: Ipv4Addr::new(10, 8, 0, 10), prefix: 24 },
     };
     let routed = Ipv4Addr::new(192, 0, 2, 1);
-    let config =
-        ManageConfig { ports: vec![config().ports[0], second], virtual_addresses: vec![VIP, routed], ..config() };
+    let config = ManageConfig {
+        ports: vec![config().ports[0].clone(), second],
+        virtual_addresses: vec![VIP, routed],
+        ..config()
+    };
     let mut manager = Manager::new(&config, NOW);
     let mut answered = |port, target| {
         let mut out = Vec::new();
@@ -388,7 +408,7 @@ fn the_configuration_says_whom_to_know() {
         hugepages: false,
         memory_mb: 128,
         idle: Idle::Wait,
-        flows: FlowsConfig { per_worker: 1024 },
+        flows: FlowsConfig { per_worker: 1024, half_open: 256 },
         control: ControlConfig { socket: "s".into() },
         services: vec![ServiceConfig {
             protocol: Protocol::Tcp,
@@ -402,7 +422,7 @@ fn the_configuration_says_whom_to_know() {
     let want = |port, address: &str, mac| Wanted { port, address: address.parse().unwrap(), mac };
     let wanted = [want(0, "10.9.0.11", None), want(1, "10.8.0.12", Some(REAL_MAC)), want(1, "10.8.0.1", None)];
     assert_eq!(manage.wanted, wanted);
-    assert_eq!(manage.ports[1], ManagePort { mac: LIAR, address: "10.8.0.10/24".parse().unwrap() });
+    assert_eq!(manage.ports[1], ManagePort { name: "b".into(), mac: LIAR, address: "10.8.0.10/24".parse().unwrap() });
     assert_eq!(manage.virtual_addresses, [VIP]);
 }
 

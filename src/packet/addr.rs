@@ -64,6 +64,12 @@ impl Ipv4Net {
     pub fn contains(self, other: Ipv4Addr) -> bool {
         (u32::from(self.address) ^ u32::from(other)) & self.mask() == 0
     }
+
+    /// Whether this is the network's broadcast address or its name; networks of two or one addresses have neither.
+    pub fn is_whole(self, address: Ipv4Addr) -> bool {
+        let host_bits = u32::from(address) & !self.mask();
+        self.prefix < 31 && self.contains(address) && (host_bits == 0 || host_bits == !self.mask())
+    }
 }
 
 impl fmt::Display for Ipv4Net {
@@ -110,5 +116,16 @@ mod tests {
         assert!(!host.contains("10.0.0.2".parse().unwrap()));
         assert!("10.0.0.1/33".parse::<Ipv4Net>().is_err());
         assert!("10.0.0.1".parse::<Ipv4Net>().is_err());
+    }
+
+    #[test]
+    fn addresses_of_a_whole_network_are_known() {
+        let net: Ipv4Net = "10.9.0.10/24".parse().unwrap();
+        for (last, whole) in [(0, true), (255, true), (1, false), (254, false)] {
+            assert_eq!(net.is_whole(Ipv4Addr::new(10, 9, 0, last)), whole);
+        }
+        assert!(!net.is_whole(Ipv4Addr::new(10, 9, 1, 255)));
+        let pair: Ipv4Net = "10.9.0.10/31".parse().unwrap();
+        assert!(!pair.is_whole(Ipv4Addr::new(10, 9, 0, 11)));
     }
 }

@@ -2,8 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::ethernet::{self, ETHERTYPE_ARP, Ethernet};
-use crate::packet::Mac;
+use super::{Mac, ethernet};
 
 /// An ARP packet without its Ethernet header.
 const PACKET_LEN: usize = 28;
@@ -38,13 +37,8 @@ impl Arp {
             [0, 2] => Operation::Reply,
             _ => return None,
         };
-        Some(Arp {
-            operation,
-            sender_mac: ethernet::mac_at(packet, 8),
-            sender: ethernet::address_at(packet, 14),
-            target_mac: ethernet::mac_at(packet, 18),
-            target: ethernet::address_at(packet, 24),
-        })
+        let (sender, target) = (station_at(packet, 8), station_at(packet, 18));
+        Some(Arp { operation, sender_mac: sender.0, sender: sender.1, target_mac: target.0, target: target.1 })
     }
 
     /// An announcement: the sender speaks about its own address.
@@ -55,7 +49,7 @@ impl Arp {
     /// The frame that carries this packet, padded to Ethernet's least length.
     pub fn frame(&self, destination: Mac, source: Mac) -> Vec<u8> {
         let mut frame = Vec::with_capacity(ethernet::LEAST_FRAME);
-        Ethernet { destination, source, ethertype: ETHERTYPE_ARP }.write(&mut frame);
+        ethernet::write_header(&mut frame, destination, source, ethernet::ARP);
         frame.extend_from_slice(&KIND);
         frame.extend_from_slice(match self.operation {
             Operation::Request => &[0, 1],
@@ -65,9 +59,17 @@ impl Arp {
         frame.extend_from_slice(&self.sender.octets());
         frame.extend_from_slice(&self.target_mac.0);
         frame.extend_from_slice(&self.target.octets());
-        frame.resize(ethernet::LEAST_FRAME, 0);
+        ethernet::pad(&mut frame);
         frame
     }
+}
+
+/// The MAC and the address behind it.
+fn station_at(packet: &[u8; PACKET_LEN], at: usize) -> (Mac, Ipv4Addr) {
+    let (mut mac, mut address) = ([0; 6], [0; 4]);
+    mac.copy_from_slice(&packet[at..at + 6]);
+    address.copy_from_slice(&packet[at + 6..at + 10]);
+    (Mac(mac), address.into())
 }
 
 /// Asks who has `target`: everybody, or only `station` when it is known.
