@@ -61,7 +61,7 @@ fn garbage(noise: &mut Noise, director: Mac) -> Vec<u8> {
     if random & 0x100 != 0 {
         frame.truncate(14 + noise.next() as usize % (frame.len() - 13));
     }
-    if random % 4 == 0 {
+    if random.is_multiple_of(4) {
         frame[12..14].copy_from_slice(&[[8, 0], [8, 6], [0x81, 0], [0x86, 0xdd]][(random >> 32) as usize % 4]);
     }
     frame[..6].copy_from_slice(&director.0);
