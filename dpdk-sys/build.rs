@@ -8,7 +8,7 @@ const REMEDY: &str = "install it (Debian: apt install libdpdk-dev pkg-config lib
                       --no-default-features, which leaves DPDK out";
 
 /// Only what is used: no driver (EAL loads those when it starts).
-const LIBRARIES: &[&str] = &["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"];
+const LIBRARIES: &[&str] = &["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_hash", "rte_eal"];
 
 const FUNCTIONS: &[&str] = &[
     "rte_eal_init",
@@ -32,11 +32,15 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_promiscuous_enable",
     "rte_eth_allmulticast_enable",
     "rte_eth_stats_get",
+    "rte_eth_dev_rss_(hash_update|hash_conf_get|reta_update|reta_query)",
     "rte_eth_[rt]x_burst",
     "rte_pktmbuf_pool_create",
     "rte_pktmbuf_(alloc|free)",
     "rte_mempool_free",
     "rte_mempool_(avail|in_use)_count",
+    "rte_hash_(create|free|add_key|del_key|lookup_bulk)",
+    "rte_rdtsc",
+    "rte_get_tsc_hz",
     "drover_.*",
 ];
 
@@ -95,6 +99,7 @@ fn generate(flags: &[String], out: &std::path::Path) {
         .blocklist_type("rte_mbuf")
         .opaque_type("rte_mempool")
         .opaque_type("rte_device")
+        .opaque_type("rte_hash")
         .derive_default(true)
         .generate_comments(false)
         .layout_tests(true)

@@ -1,8 +1,9 @@
 //! What a worker counts. One writer each (the worker), any number of readers, no read-modify-write on the path:
 //! a burst is added up in plain integers and stored once.
 //!
-//! Invariant: received = forwarded + to_manage + to_host + Σ dropped, and originated = originated_sent +
-//! originated_dropped. Each term is counted where it happens; none is computed from the others.
+//! Invariant: received + handed_in = forwarded + to_manage + to_host + handed_out + Σ dropped, and originated =
+//! originated_sent + originated_dropped. Each term is counted where it happens; none is computed from the others. Over
+//! all workers, Σ handed_out − Σ handed_in is what waits between them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,6 +18,7 @@ pub struct Counter(AtomicU64);
 
 impl Counter {
     /// Only the owner calls this: a load and a store, not an atomic addition.
+    #[inline]
     pub fn add(&self, by: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(by), Relaxed);
     }
@@ -44,6 +46,9 @@ pub struct WorkerCounters {
     pub forwarded_bytes: Counter,
     pub to_manage: Counter,
     pub to_host: Counter,
+    /// Frames of flows that another worker owns, given to it, and such that others gave to this worker.
+    pub handed_out: Counter,
+    pub handed_in: Counter,
     pub dropped: [Counter; DropReason::COUNT],
     /// Frames that the management core or the host gave this worker to send.
     pub originated: Counter,
@@ -53,6 +58,8 @@ pub struct WorkerCounters {
     pub flows_created: Counter,
     pub flows_expired: Counter,
     pub flows: Counter,
+    /// Of the forwarded: those that have no entry in the table, because it or the half-open ones are at their limit.
+    pub stateless: Counter,
     /// Turns of the loop, and those that ended in waiting for the port.
     pub turns: Counter,
     pub waits: Counter,
@@ -60,6 +67,7 @@ pub struct WorkerCounters {
 
 /// What a worker counts for one service, or for one real.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct Traffic {
     pub connections: Counter,
     pub packets: Counter,
@@ -84,10 +92,21 @@ impl Ledger {
         Ledger { frames: CachePadded::default(), services: lines(services), reals: lines(reals) }
     }
 
-    pub fn count_packet(&self, service: usize, real: usize, bytes: usize) {
-        for traffic in [self.services.get(service), self.reals.get(real)].into_iter().flatten() {
+    /// One packet to a real.
+    #[inline]
+    pub fn count_packet(&self, real: usize, bytes: u16) {
+        if let Some(traffic) = self.reals.get(real) {
             traffic.packets.add(1);
-            traffic.bytes.add(bytes as u64);
+            traffic.bytes.add(bytes.into());
+        }
+    }
+
+    /// Several packets of a service.
+    #[inline]
+    pub fn count_run(&self, service: usize, packets: u64, bytes: u64) {
+        if let Some(traffic) = self.services.get(service) {
+            traffic.packets.add(packets);
+            traffic.bytes.add(bytes);
         }
     }
 

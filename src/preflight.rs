@@ -6,6 +6,7 @@ mod devices;
 mod instance;
 mod machine;
 mod memory;
+mod nodes;
 mod rights;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use crate::config::Config;
 
 pub use instance::InstanceLock;
 pub use machine::Machine;
+pub use nodes::distant_workers;
 
 /// What is in the way, and the one line that mends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +63,7 @@ pub fn start(config: &Config, machine: &Machine) -> Result<(Plan, InstanceLock),
 /// Changes nothing on the machine.
 pub fn check(config: &Config, machine: &Machine) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
-    let plan = cores::plan(&config.cores, machine, &mut problems);
+    let plan = cores::plan(config, machine, &mut problems);
     memory::check(config, machine, &mut problems);
     devices::check(config, machine, &mut problems);
     rights::check(config, machine, &mut problems);

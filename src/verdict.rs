@@ -53,14 +53,14 @@ drop_reasons! {
     NoReal = "no_real",
     /// Real servers are configured, but none of them has answered ARP.
     RealUnresolved = "real_unresolved",
-    /// The table has no room for a new connection.
-    FlowTableFull = "flow_table_full",
     /// The management core's queue is full.
     ManageQueueFull = "manage_queue_full",
     /// The queue towards the host's kernel is full.
     HostQueueFull = "host_queue_full",
     /// The port did not take the frame for sending.
     TxQueueFull = "tx_queue_full",
+    /// The worker that owns the flow does not keep up with what others hand over to it.
+    HandoverQueueFull = "handover_queue_full",
 }
 
 /// What is to be done with one frame.
@@ -74,6 +74,10 @@ pub enum Verdict {
     Manage,
     /// Not ours: the host's kernel gets it.
     Host,
+    /// Another worker owns the flow, and decides.
+    Hand {
+        worker: u8,
+    },
     Drop(DropReason),
 }
 

@@ -6,6 +6,8 @@ use std::net::Ipv4Addr;
 
 use common::*;
 use drover::clock::Now;
+use drover::director::Director;
+use drover::flow::FlowTable;
 use drover::packet::{Burst, Mac};
 use drover::service::{Reach, Snapshot};
 use drover::sim::SimFrame;
@@ -256,27 +258,57 @@ fn new_flows_avoid_a_real_that_does_not_answer_and_old_ones_start_again_elsewher
 }
 
 #[test]
-fn a_full_table_drops_the_new_by_name_and_keeps_the_old() {
+fn a_full_table_forwards_the_new_by_hash_and_keeps_the_old() {
     let snapshot = snapshot();
     let (mut director, ledger) = director(&snapshot, 100);
     let now = Now::from_secs(1);
-    let mut kept = Vec::new();
-    let mut refused = 0;
+    let stateless = || ledger.frames.stateless.get();
+    let (mut kept, mut hashed) = (Vec::new(), Vec::new());
     for port in 1..=2000 {
-        match decide_at(&mut director, &snapshot, now, tcp(port, SYN).build()) {
-            (FORWARD, frame) => kept.push((port, real_of(&frame))),
-            (verdict, _) => {
-                assert_eq!(verdict, Verdict::Drop(FlowTableFull));
-                refused += 1;
-            }
+        let before = stateless();
+        let (verdict, frame) = decide_at(&mut director, &snapshot, now, tcp(port, SYN).build());
+        assert_eq!(verdict, FORWARD);
+        let flows = if stateless() == before { &mut kept } else { &mut hashed };
+        flows.push((port, real_of(&frame)));
+    }
+    assert!(hashed.len() > 1000 && kept.len() > 100, "{} by hash, {} kept", hashed.len(), kept.len());
+    for (port, real) in kept.iter().chain(&hashed) {
+        for flags in [ACK, FIN | ACK] {
+            let (verdict, frame) = decide_at(&mut director, &snapshot, now, tcp(*port, flags).build());
+            assert_eq!((verdict, real_of(&frame)), (FORWARD, *real), "port {port}");
         }
     }
-    assert!(refused > 0 && kept.len() > 100, "{refused} refused, {} kept", kept.len());
-    for (port, real) in &kept {
-        let (verdict, frame) = decide_at(&mut director, &snapshot, now, tcp(*port, ACK).build());
-        assert_eq!((verdict, real_of(&frame)), (FORWARD, *real));
-    }
     assert_eq!(ledger.frames.flows.get(), kept.len() as u64);
+    let share = |number| hashed.iter().filter(|(_, real)| *real == number).count() * 6 / hashed.len();
+    assert!((2..=3).contains(&share(1)) && (1..=2).contains(&share(2)) && share(3) <= 1, "by weight, 3:2:1");
+}
+
+#[test]
+fn half_open_connections_have_a_limit_and_take_no_room_from_others() {
+    let snapshot = snapshot();
+    let ledger = common::ledger(&snapshot);
+    let table = FlowTable::new(1000, false, [3, 5]).unwrap();
+    let mut director = Director::new(table, 50, &snapshot, 0, ledger.clone());
+    let now = Now::from_secs(1);
+    let mut send = |now, port, flags| decide_at(&mut director, &snapshot, now, tcp(port, flags).build());
+    for port in 1..=40 {
+        assert_eq!(send(now, port, SYN).0, FORWARD);
+        assert_eq!(send(now, port, ACK).0, FORWARD);
+    }
+    assert_eq!(ledger.frames.flows.get(), 40, "established ones do not count");
+    for port in 1000..5000 {
+        assert_eq!(send(now, port, SYN).0, FORWARD);
+    }
+    assert_eq!((ledger.frames.flows.get(), ledger.frames.stateless.get()), (90, 3950));
+    let (verdict, first) = send(now, 4999, SYN);
+    assert_eq!((verdict, real_of(&first)), (FORWARD, real_of(&send(now, 4999, ACK).1)), "SYN and ACK meet");
+    assert_eq!(send(now, 4999, RST).0, Verdict::Drop(NoConnection), "nobody waits for a reset");
+    assert_eq!(send(now, 1000, ACK).0, FORWARD, "opens fully, and makes room for one");
+    assert_eq!((send(now, 60_000, SYN).0, ledger.frames.flows.get()), (FORWARD, 91));
+    let later = Now::from_secs(1 + 901);
+    assert_eq!(send(later, 4998, ACK).0, Verdict::Drop(NoConnection), "so late, nobody is without an entry any more");
+    assert_eq!(send(later, 5, SYN).0, FORWARD);
+    assert_eq!(ledger.frames.stateless.get(), 3953);
 }
 
 fn some_frame() -> impl Strategy<Value = Vec<u8>> {
@@ -328,7 +360,7 @@ proptest! {
                     prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
                 }
                 Verdict::Drop(reason) => prop_assert!(DropReason::ALL.contains(&reason)),
-                Verdict::Manage | Verdict::Host => prop_assert_eq!(before, after),
+                Verdict::Manage | Verdict::Host | Verdict::Hand { .. } => prop_assert_eq!(before, after),
             }
         }
     }

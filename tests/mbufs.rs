@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use drover::clock::Now;
-use drover::dpdk::{Eal, EalOptions, Mbuf, Mempool, Port, PortOptions, PortQueue, Registered};
+use drover::dpdk::{Eal, EalOptions, Mbuf, Mempool, Port, PortOptions, PortQueue, Registered, Spread};
 use drover::packet::{BURST, Burst, Frame, Mac, Queue};
 use drover::sys::epoch;
 use drover::verdict::DropReason;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // On the main thread, one by one: EAL binds the thread that starts it to a core.
     arguments.test_threads = Some(1);
-    let in_process: [(&str, Test); 12] = [
+    let in_process: [(&str, Test); 13] = [
         ("a_dropped_mbuf_is_free_again", a_dropped_mbuf_is_free_again),
         ("an_empty_pool_gives_nothing", an_empty_pool_gives_nothing),
         ("frames_arrive_as_they_were_sent", frames_arrive_as_they_were_sent),
@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         ("room_is_never_exceeded", room_is_never_exceeded),
         ("received_frames_are_freed_and_counted", received_frames_are_freed_and_counted),
         ("ports_refuse_what_they_cannot_do", ports_refuse_what_they_cannot_do),
+        ("a_spread_is_set_and_read_back", a_spread_is_set_and_read_back),
         ("queues_outlive_the_port", queues_outlive_the_port),
         ("other_threads_take_and_give_back", other_threads_take_and_give_back),
         ("a_worker_accounts_for_every_mbuf", a_worker_accounts_for_every_mbuf),
@@ -347,6 +348,22 @@ fn ports_refuse_what_they_cannot_do(bench: &Bench) -> Outcome {
     let hungry = Port::open(&bench.eal, "net_null3", &PortOptions::default(), &small);
     ensure(hungry.is_err(), || "no buffers left for frames".into())?;
     Ok(bench.eal.remove_vdev("net_null3")?)
+}
+
+/// net_null keeps an RSS key and a table as a NIC does; net_ring does not.
+fn a_spread_is_set_and_read_back(bench: &Bench) -> Outcome {
+    let queues = |queues| PortOptions { queues, rx_descriptors: 64, tx_descriptors: 64, ..PortOptions::default() };
+    bench.with_port("net_null4", "", &queues(1), |port, _| equal(port.spread(), &Spread::OneQueue))?;
+    bench.with_port("net_null5", "", &queues(3), |port, _| {
+        let Spread::Verified(rss) = port.spread() else { return Err(format!("{:?}", port.spread()).into()) };
+        equal((&rss.key[..4], rss.key.len()), (&[0x6d, 0x5a, 0x56, 0xda][..], 40))?;
+        ensure(rss.functions != 0, || "nothing is hashed".into())?;
+        ensure(rss.table.len() >= 64 && rss.table[..4] == [0, 1, 2, 0], || format!("{:?}", rss.table))
+    })?;
+    let unasked = PortOptions { rss: false, ..queues(2) };
+    let unknown = |port: &Port| if let Spread::Unknown(why) = port.spread() { why.clone() } else { String::new() };
+    bench.with_port("net_null6", "", &unasked, |port, _| equal(unknown(port), "it was not asked to spread".into()))?;
+    bench.with_port("net_ring8", "", &queues(2), |port, _| equal(unknown(port), "it has no hash for IPv4".into()))
 }
 
 fn queues_outlive_the_port(bench: &Bench) -> Outcome {
@@ -659,6 +676,7 @@ fn sender(interface: &str) -> Result<UdpSocket, Box<dyn Error>> {
 fn two_queues_wake_each(_: &Bench, port: &Port, mut queues: Vec<PortQueue>) -> Outcome {
     let descriptors: HashSet<RawFd> = queues.iter().flat_map(|queue| queue.wait_descriptors().to_vec()).collect();
     equal((queues.len(), descriptors.len()), (2, 2))?;
+    ensure(matches!(port.spread(), Spread::Unknown(_)), || format!("{:?}", port.spread()))?;
     let tap = port.driver() == "net_tap";
     let _first = sender(if tap { "wake0" } else { "far0" })?;
     queues.iter_mut().for_each(drain);

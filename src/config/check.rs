@@ -28,12 +28,13 @@ const LONGEST_SOCKET: usize = 107;
 pub(super) fn check(raw: &RawConfig, mistakes: &mut Mistakes) -> Config {
     let ports = ports::check(&raw.ports, mistakes);
     let services = services::check(&raw.services, &ports, mistakes);
+    let idle = idle(&raw.idle, mistakes);
     Config {
-        cores: cores(raw, mistakes),
+        cores: cores(raw, idle, mistakes),
         hugepages: raw.hugepages.as_ref().is_none_or(|switch| *switch.get_ref()),
         memory_mb: number(&raw.memory_mb, "memory_mb", 64..=1 << 20, 512, mistakes) as u32,
-        idle: idle(&raw.idle, mistakes),
-        flows: FlowsConfig { per_worker: flows_per_worker(&raw.flows_per_worker, mistakes) },
+        idle,
+        flows: flows(raw, mistakes),
         control: ControlConfig { socket: socket(&raw.control_socket, mistakes) },
         ports: ports.all,
         services,
@@ -44,7 +45,7 @@ fn idle(raw: &Text, mistakes: &mut Mistakes) -> Idle {
     choice(raw, "idle", &[("wait", Idle::Wait), ("poll", Idle::Poll)], Idle::Wait, mistakes)
 }
 
-fn cores(raw: &RawConfig, mistakes: &mut Mistakes) -> CoresConfig {
+fn cores(raw: &RawConfig, idle: Idle, mistakes: &mut Mistakes) -> CoresConfig {
     let management = raw.management.as_ref().map(|core| core_number(core, "cores.management", mistakes));
     let workers = match raw.workers.as_ref().map(|workers| (workers, workers.get_ref())) {
         None => WorkerCores::Count(1),
@@ -57,20 +58,23 @@ fn cores(raw: &RawConfig, mistakes: &mut Mistakes) -> CoresConfig {
                 let message = format!("{} cores are not allowed: 1 to {MOST_WORKERS}", cores.len());
                 mistakes.add(at.span().start, "cores.workers", message);
             }
-            WorkerCores::These(these_cores(cores, management, mistakes))
+            // Who never lets go of a core cannot share it.
+            let taken = management.filter(|_| idle == Idle::Poll);
+            WorkerCores::These(these_cores(cores, taken, mistakes))
         }
     };
     CoresConfig { management, workers }
 }
 
-fn these_cores(cores: &[Spanned<i64>], management: Option<usize>, mistakes: &mut Mistakes) -> Vec<usize> {
+fn these_cores(cores: &[Spanned<i64>], taken: Option<usize>, mistakes: &mut Mistakes) -> Vec<usize> {
     let mut seen = Seen::default();
     let mut these = Vec::new();
     for (index, raw) in cores.iter().enumerate() {
         let key = format!("cores.workers[{index}]");
         let core = core_number(raw, &key, mistakes);
-        if Some(core) == management {
-            let message = format!("{core} is not allowed: a core other than cores.management's");
+        if Some(core) == taken {
+            let message =
+                format!("{core} is not allowed: a core other than cores.management's, or idle = \"wait\" to share it");
             mistakes.add(raw.span().start, key.as_str(), message);
         }
         seen.add(core, core, raw.span().start, &key, mistakes);
@@ -83,6 +87,13 @@ fn core_number(raw: &Spanned<i64>, key: &str, mistakes: &mut Mistakes) -> usize 
     number(&Some(raw.clone()), key, 0..=HIGHEST_CORE, 0, mistakes) as usize
 }
 
+fn flows(raw: &RawConfig, mistakes: &mut Mistakes) -> FlowsConfig {
+    let per_worker = flows_per_worker(&raw.flows_per_worker, mistakes);
+    let quarter = per_worker / 4;
+    let half_open = number(&raw.flows_half_open, "flows.half_open", 0..=per_worker as i64, quarter as i64, mistakes);
+    FlowsConfig { per_worker, half_open: half_open as usize }
+}
+
 fn flows_per_worker(raw: &Number, mistakes: &mut Mistakes) -> usize {
     const ALLOWED: RangeInclusive<i64> = FlowsConfig::LEAST as i64..=FlowsConfig::MOST as i64;
     const DEFAULT: i64 = 1_000_000;
@@ -91,10 +102,10 @@ fn flows_per_worker(raw: &Number, mistakes: &mut Mistakes) -> usize {
     if !ALLOWED.contains(&value) {
         let message = format!(
             "{value} is not allowed: {} to {}; a connection takes about 21.3 bytes (slots of 16 bytes, three quarters \
-             of them used), and the table is rounded up to a power of two: {DEFAULT} connections take {} MB a worker",
+             of them used): {DEFAULT} connections take {} MB a worker",
             ALLOWED.start(),
             ALLOWED.end(),
-            FlowsConfig { per_worker: DEFAULT as usize }.bytes_per_worker() >> 20,
+            FlowsConfig { per_worker: DEFAULT as usize, half_open: 0 }.bytes_per_worker().div_ceil(1 << 20),
         );
         mistakes.add(raw.span().start, "flows.per_worker", message);
     }

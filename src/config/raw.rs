@@ -19,6 +19,7 @@ pub(super) struct RawConfig {
     pub workers: Option<Spanned<RawWorkers>>,
     pub ports: Vec<RawPort>,
     pub flows_per_worker: Number,
+    pub flows_half_open: Number,
     pub control_socket: Text,
     pub services: Vec<RawService>,
 }
@@ -80,10 +81,24 @@ fn read_config(table: &DeTable<'_>, mistakes: &mut Mistakes) -> RawConfig {
     let cores = top.section("cores", &["management", "workers"], |cores| (cores.number("management"), cores.workers()));
     let (management, workers) = cores.unwrap_or_default();
     let ports = top.sections("port", PORT_KEYS, read_port);
-    let flows_per_worker = top.section("flows", &["per_worker"], |flows| flows.number("per_worker")).flatten();
+    let flows = top.section("flows", &["per_worker", "half_open"], |flows| {
+        (flows.number("per_worker"), flows.number("half_open"))
+    });
+    let (flows_per_worker, flows_half_open) = flows.unwrap_or_default();
     let control_socket = top.section("control", &["socket"], |control| control.text("socket")).flatten();
     let services = top.sections("service", &["tcp", "udp", "scheduler", "forward", "real"], read_service);
-    RawConfig { hugepages, memory_mb, idle, management, workers, ports, flows_per_worker, control_socket, services }
+    RawConfig {
+        hugepages,
+        memory_mb,
+        idle,
+        management,
+        workers,
+        ports,
+        flows_per_worker,
+        flows_half_open,
+        control_socket,
+        services,
+    }
 }
 
 const PORT_KEYS: &[&str] = &[

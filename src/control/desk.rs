@@ -13,7 +13,7 @@ use crossbeam::channel::{Sender, bounded};
 use super::server::Handler;
 use super::wire::{
     Answer, CONN_PAGE, ConnCursor, ConnEntry, ConnPage, FrameStats, Outcome, PortStatus, RealEntry, RealState, Request,
-    ServiceEntry, Stats, Status, TrafficEntry, WorkerStatus,
+    ServiceEntry, Stats, Status, Steering, TrafficEntry, WorkerStatus,
 };
 use crate::clock::Now;
 use crate::config::{Config, RealConfig, ServiceConfig};
@@ -51,6 +51,7 @@ pub struct Desk<F> {
     pub management_core: usize,
     pub ports: Vec<PortFacts>,
     pub workers: Vec<WorkerFacts<F>>,
+    pub steering: Steering,
     /// What the start had to say.
     pub remarks: Vec<String>,
     pub questions: Sender<Sender<View>>,
@@ -122,6 +123,7 @@ impl<F: Send> Desk<F> {
             config: self.config_path.display().to_string(),
             epoch: view.epoch,
             management_core: self.management_core,
+            steering: self.steering,
             ports: ports.collect(),
             workers: workers.collect(),
             warnings: self.remarks.iter().cloned().chain(view.warnings).collect(),
@@ -235,6 +237,8 @@ fn frame_stats(ledger: &Ledger) -> FrameStats {
         forwarded_bytes: frames.forwarded_bytes.get(),
         to_manage: frames.to_manage.get(),
         to_host: frames.to_host.get(),
+        handed_out: frames.handed_out.get(),
+        handed_in: frames.handed_in.get(),
         dropped: DropReason::ALL.iter().map(named).filter(|(_, count)| *count > 0).collect(),
         originated: frames.originated.get(),
         originated_sent: frames.originated_sent.get(),
@@ -242,6 +246,7 @@ fn frame_stats(ledger: &Ledger) -> FrameStats {
         flows: frames.flows.get(),
         flows_created: frames.flows_created.get(),
         flows_expired: frames.flows_expired.get(),
+        stateless: frames.stateless.get(),
         turns: frames.turns.get(),
         waits: frames.waits.get(),
     }
@@ -256,6 +261,8 @@ fn add(total: &mut FrameStats, worker: &FrameStats) {
         forwarded_bytes,
         to_manage,
         to_host,
+        handed_out,
+        handed_in,
         dropped,
         originated,
         originated_sent,
@@ -263,6 +270,7 @@ fn add(total: &mut FrameStats, worker: &FrameStats) {
         flows,
         flows_created,
         flows_expired,
+        stateless,
         turns,
         waits,
     } = worker;
@@ -272,6 +280,8 @@ fn add(total: &mut FrameStats, worker: &FrameStats) {
     total.forwarded_bytes += forwarded_bytes;
     total.to_manage += to_manage;
     total.to_host += to_host;
+    total.handed_out += handed_out;
+    total.handed_in += handed_in;
     add_named(&mut total.dropped, dropped);
     total.originated += originated;
     total.originated_sent += originated_sent;
@@ -279,6 +289,7 @@ fn add(total: &mut FrameStats, worker: &FrameStats) {
     total.flows += flows;
     total.flows_created += flows_created;
     total.flows_expired += flows_expired;
+    total.stateless += stateless;
     total.turns += turns;
     total.waits += waits;
 }

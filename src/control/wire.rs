@@ -173,10 +173,24 @@ pub struct Status {
     /// The epoch of the configuration in force.
     pub epoch: u64,
     pub management_core: usize,
+    #[serde(default)]
+    pub steering: Steering,
     pub ports: Vec<PortStatus>,
     pub workers: Vec<WorkerStatus>,
     /// What the operator should know: a real that does not answer, somebody else with our address.
     pub warnings: Vec<String>,
+}
+
+/// Who sees to it that all packets of a flow come to the worker that owns it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Steering {
+    #[default]
+    OneWorker,
+    /// By its hash, of which key and table were read back.
+    Nic,
+    /// The workers themselves, who hand over what came to the wrong one.
+    Software,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -285,6 +299,11 @@ pub struct FrameStats {
     pub forwarded_bytes: u64,
     pub to_manage: u64,
     pub to_host: u64,
+    /// Of flows that another worker owns: given to it, and taken from others.
+    #[serde(default)]
+    pub handed_out: u64,
+    #[serde(default)]
+    pub handed_in: u64,
     /// By name, only those that are not zero.
     pub dropped: std::collections::BTreeMap<String, u64>,
     pub originated: u64,
@@ -293,6 +312,9 @@ pub struct FrameStats {
     pub flows: u64,
     pub flows_created: u64,
     pub flows_expired: u64,
+    /// Of the forwarded: without an entry, because the table or the half-open connections are at their limit.
+    #[serde(default)]
+    pub stateless: u64,
     pub turns: u64,
     pub waits: u64,
 }

@@ -1,9 +1,10 @@
 //! droverd: puts the parts together, runs them, and takes them apart again in order.
 
+mod crew;
+mod memory;
 mod ports;
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,13 +16,12 @@ use anyhow::{Context, Result};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::clock::Now;
-use crate::config::{Config, Device, Idle};
+use crate::config::{Config, Device};
 use crate::control::desk::{Desk, PortFacts, WorkerFacts};
 use crate::control::server::{Options, Server};
-use crate::counters::Ledger;
-use crate::director::Director;
-use crate::dpdk::{self, Eal, EalOptions, Mbuf, Mempool, PortQueue, Registered};
-use crate::flow::FlowTable;
+use crate::control::wire::Steering;
+use crate::dpdk::{self, Eal, EalOptions, Mbuf, Mempool, PortQueue};
+use crate::flow::Owners;
 use crate::manage::host::HostState;
 use crate::manage::run::{Management, Snapshots, View};
 use crate::manage::{ManageConfig, Manager};
@@ -30,7 +30,9 @@ use crate::service::{Snapshot, Station};
 use crate::sys::epoch::{self, Reader};
 use crate::sys::signals::EndingSignals;
 use crate::worker::exchange::{Inbox, Outbox};
-use crate::worker::{self, Worker};
+use crate::worker::handover;
+use crew::{Crew, Post};
+use memory::Pools;
 use ports::OpenPort;
 
 /// Frames that may wait between the cores, in each direction.
@@ -68,13 +70,17 @@ impl Drop for RuntimeDir {
 }
 
 /// Runs the director until it is told to stop. Preflight has found the machine fit.
-pub fn run(config: Config, path: &Path, plan: &Plan, lock: InstanceLock) -> Result<()> {
+pub fn run(config: Config, path: &Path, machine: &Machine, plan: &Plan, lock: InstanceLock) -> Result<()> {
     let signals = EndingSignals::block()?;
     let runtime = RuntimeDir::create(&config.control.socket)?;
     let mut host = prepare_host(&config)?;
     let eal = start_eal(&config, plan, &runtime)?;
-    let pool = create_pool(&eal, &config, plan.worker_cores.len())?;
-    let (ports, queues) = ports::open_all(&eal, &config, plan.worker_cores.len(), &pool)?;
+    let mut remarks = Vec::new();
+    let nodes = ports::nodes(&eal, &config)?;
+    remarks.extend(preflight::distant_workers(machine, plan, &config, &nodes));
+    let pools = Pools::create(&eal, &config, plan.worker_cores.len(), &nodes, &mut remarks)?;
+    let (ports, queues) = ports::open_all(&eal, &config, plan.worker_cores.len(), &pools)?;
+    let steering = ports::steering(&ports, &mut remarks);
     host.redirects_off(&ports::kernel_interfaces(&config)).context("ICMP redirects cannot be turned off")?;
 
     let config = Arc::new(config);
@@ -86,22 +92,18 @@ pub fn run(config: Config, path: &Path, plan: &Plan, lock: InstanceLock) -> Resu
     let outbox = Arc::new(Outbox::new(EXCHANGE)?);
     let stop = Arc::new(AtomicBool::new(false));
 
-    let mut remarks = Vec::new();
-    let mut crew = Crew { threads: Vec::new(), facts: Vec::new(), stop: stop.clone() };
-    for (((id, core), reader), queues) in plan.worker_cores.iter().enumerate().zip(readers).zip(queues) {
-        let hand = Hand { id, core: *core, queues, reader, eal: eal.clone() };
-        crew.hire(hand, &config, &outbox, &mut remarks)?;
-    }
+    let mut crew = hire_all(&config, plan, &eal, readers, queues, steering, &outbox, &stop, &mut remarks)?;
 
     let (questions, asked) = bounded(QUESTIONS);
     let facts = ports.iter().map(OpenPort::facts).collect();
-    let workers = std::mem::take(&mut crew.facts);
+    let workers = crew.muster()?;
+    remarks.iter().for_each(|remark| log::warn!("{remark}"));
     let sender = workers[0].inbox.clone();
-    let server = open_desk(&config, path, plan, facts, workers, remarks, questions, &outbox, &stop)?;
+    let server = open_desk(&config, path, plan, facts, workers, steering, remarks, questions, &outbox, &stop)?;
     let watch = watch_signals(signals, &outbox, &stop)?;
 
     let snapshots = Snapshots { publisher, config: config.clone(), stations };
-    let mut management = manage(manager, snapshots, ports, outbox, sender, pool, asked)?;
+    let mut management = manage(manager, snapshots, ports, outbox, sender, pools.any().clone(), asked)?;
     log::info!("ready: {}", config.control.socket.display());
     management.run(clock, &stop);
 
@@ -147,109 +149,33 @@ fn start_eal(config: &Config, plan: &Plan, runtime: &RuntimeDir) -> Result<Eal> 
     Ok(Eal::start(&options)?)
 }
 
-/// Buffers for all descriptors, for what waits between the cores, and for the bursts and caches of each worker.
-fn create_pool(eal: &Eal, config: &Config, workers: usize) -> Result<Mempool> {
-    let descriptors = usize::from(ports::DESCRIPTORS) * 2 * workers * config.ports.len();
-    let buffers = descriptors + 3 * EXCHANGE + workers * 1024;
-    let longest = config.ports.iter().map(|port| port.mtu).max().unwrap_or_default();
-    let room = ports::frame_length(longest).max(2048);
-    Ok(Mempool::with_room(eal, "drover_frames", u32::try_from(buffers)?, room, None)?)
-}
-
-/// A worker, before its thread runs.
-struct Hand {
-    id: usize,
-    core: usize,
-    queues: Vec<PortQueue>,
-    reader: Reader<Snapshot>,
-    eal: Eal,
-}
-
-/// The workers' threads.
-struct Crew {
-    threads: Vec<(JoinHandle<()>, Arc<Inbox<Mbuf>>)>,
-    facts: Vec<WorkerFacts<Mbuf>>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Crew {
-    fn hire(
-        &mut self,
-        mut hand: Hand,
-        config: &Config,
-        outbox: &Arc<Outbox<Mbuf>>,
-        remarks: &mut Vec<String>,
-    ) -> Result<()> {
-        let (id, core, eal) = (hand.id, hand.core, hand.eal);
-        let capacity = config.flows.per_worker;
-        let secret = [getrandom::u64()?, getrandom::u64()?];
-        let table = FlowTable::new(capacity, config.hugepages, secret)
-            .with_context(|| format!("no memory for a table of {capacity} connections"))?;
-        let flow_memory = table.backing().to_string();
-        let reals = config.services.iter().map(|service| service.reals.len()).sum();
-        let ledger = Arc::new(Ledger::new(config.services.len(), reals));
-        let director = Director::new(table, hand.reader.read(), id, ledger.clone());
-        let inbox = Arc::new(Inbox::new(EXCHANGE)?);
-        let (idle, descriptors) = idle_of(config, &hand.queues, id, remarks)?;
-        let (reader, queues, outbox) = (hand.reader, hand.queues, outbox.clone());
-        let (stop, ours, its_ledger) = (self.stop.clone(), inbox.clone(), ledger.clone());
-        let work = move || {
-            pin(core);
-            let _registered = Registered::new(&eal).inspect_err(|error| log::warn!("worker {id}: {error}")).ok();
-            let worker = Worker::new(queues, director, reader, its_ledger, ours, outbox);
-            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-            worker::run(worker, idle, &descriptors, clock, &stop);
-        };
-        let thread = thread::Builder::new().name(format!("worker {id}")).spawn(work)?;
-        self.threads.push((thread, inbox.clone()));
-        self.facts.push(WorkerFacts { core, ledger, inbox, flow_capacity: capacity, flow_memory });
-        Ok(())
-    }
-
-    /// Ends the workers and waits for them.
-    fn dismiss(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for (thread, inbox) in self.threads.drain(..) {
-            inbox.bell.ring();
-            if thread.join().is_err() {
-                log::error!("a worker panicked");
-            }
-        }
-    }
-}
-
-impl Drop for Crew {
-    fn drop(&mut self) {
-        self.dismiss();
-    }
-}
-
-/// What the worker does with nothing to do. A port without a descriptor to wait on has to be polled.
-fn idle_of(
+#[allow(clippy::too_many_arguments)] // A worker is given everything it will ever have.
+/// Every worker at its post, with its ways to the others where flows are shared out in software.
+fn hire_all(
     config: &Config,
-    queues: &[PortQueue],
-    worker: usize,
+    plan: &Plan,
+    eal: &Eal,
+    readers: Vec<Reader<Snapshot>>,
+    queues: Vec<Vec<PortQueue>>,
+    steering: Steering,
+    outbox: &Arc<Outbox<Mbuf>>,
+    stop: &Arc<AtomicBool>,
     remarks: &mut Vec<String>,
-) -> Result<(Idle, Vec<OwnedFd>)> {
-    if config.idle == Idle::Poll {
-        return Ok((Idle::Poll, Vec::new()));
+) -> Result<Crew> {
+    let workers = plan.worker_cores.len();
+    let inboxes = (0..workers).map(|_| Ok(Arc::new(Inbox::new(EXCHANGE)?))).collect::<Result<Vec<_>>>()?;
+    let software = steering == Steering::Software;
+    let mut links = if software { handover::mesh(&inboxes) } else { Vec::new() }.into_iter();
+    let secret = [getrandom::u64()?, getrandom::u64()?];
+    let mut crew = Crew::new(stop.clone());
+    let places = plan.worker_cores.iter().zip(inboxes).zip(readers).zip(queues);
+    for (id, (((core, inbox), reader), queues)) in places.enumerate() {
+        let owners = Owners::new(id as u8, workers as u8, secret);
+        let sharing = links.next().map(|links| (owners, links));
+        let post = Post { id, core: *core, queues, reader, inbox, sharing, eal: eal.clone() };
+        crew.hire(post, config, plan, outbox, remarks)?;
     }
-    let mut descriptors = Vec::new();
-    for (queue, port) in queues.iter().zip(&config.ports) {
-        let own: Vec<OwnedFd> =
-            queue.borrow_descriptors().map(|descriptor| descriptor.try_clone_to_owned()).collect::<Result<_, _>>()?;
-        if own.is_empty() {
-            let remark = format!(
-                "worker {worker} polls although idle = \"wait\": port {} ({}) has nothing to wait on",
-                port.name, port.device
-            );
-            log::warn!("{remark}");
-            remarks.push(remark);
-            return Ok((Idle::Poll, Vec::new()));
-        }
-        descriptors.extend(own);
-    }
-    Ok((Idle::Wait, descriptors))
+    Ok(crew)
 }
 
 fn pin(core: usize) {
@@ -265,6 +191,7 @@ fn open_desk(
     plan: &Plan,
     ports: Vec<PortFacts>,
     workers: Vec<WorkerFacts<Mbuf>>,
+    steering: Steering,
     remarks: Vec<String>,
     questions: Sender<Sender<View>>,
     outbox: &Arc<Outbox<Mbuf>>,
@@ -279,6 +206,7 @@ fn open_desk(
         management_core: plan.management_core,
         ports,
         workers,
+        steering,
         remarks,
         questions,
         outbox: outbox.clone(),
@@ -343,7 +271,7 @@ pub fn start(config: Config, path: &Path) -> std::process::ExitCode {
             }
             std::process::ExitCode::from(crate::config::EXIT_REFUSED)
         }
-        Ok((plan, lock)) => match run(config, path, &plan, lock) {
+        Ok((plan, lock)) => match run(config, path, &machine, &plan, lock) {
             Ok(()) => std::process::ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("droverd: {error:#}");

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::memory::Pools;
 use crate::config::{Config, Device, PortConfig};
 use crate::control::desk::PortFacts;
-use crate::dpdk::{Eal, Mempool, Port, PortOptions, PortQueue};
+use crate::control::wire::Steering;
+use crate::dpdk::{Eal, Port, PortOptions, PortQueue, Spread};
 use crate::manage::host::create_tap;
 use crate::manage::run::PortView;
 use crate::packet::{PortStats, ethernet};
@@ -73,12 +75,52 @@ fn virtual_device(port: &PortConfig, number: usize, workers: usize) -> Option<St
     }
 }
 
+/// The NUMA node of each port.
+pub fn nodes(eal: &Eal, config: &Config) -> Result<Vec<Option<u32>>> {
+    let node = |(number, port): (usize, &PortConfig)| {
+        let info = Port::info_of(eal, &eal_name(&port.device, number)).with_context(|| describe(port))?;
+        Ok(info.socket)
+    };
+    config.ports.iter().enumerate().map(node).collect()
+}
+
+/// Who sees to it that a flow comes to its worker, and why, where it is not the NIC.
+pub fn steering(ports: &[OpenPort], remarks: &mut Vec<String>) -> Steering {
+    let spreads: Vec<_> = ports.iter().map(|port| (port.name.as_str(), port.port.spread())).collect();
+    let (steering, why) = steering_of(&spreads);
+    // Of these two nothing else is to be expected.
+    let expected = ports.iter().all(|port| matches!(port.port.driver(), "net_tap" | "net_af_packet"));
+    match why.map(|why| format!("flows are shared out among the workers in software: {why}")) {
+        Some(remark) if expected => log::info!("{remark}"),
+        Some(remark) => remarks.push(remark),
+        None => (),
+    }
+    steering
+}
+
+/// A flow may come in by any port: their queues mean its worker only if all of them spread alike.
+fn steering_of(spreads: &[(&str, &Spread)]) -> (Steering, Option<String>) {
+    let mut first = None;
+    for (name, spread) in spreads {
+        match (spread, first) {
+            (Spread::OneQueue, _) => return (Steering::OneWorker, None),
+            (Spread::Unknown(why), _) => return (Steering::Software, Some(format!("of port {name}, {why}"))),
+            (Spread::Verified(rss), None) => first = Some((name, rss)),
+            (Spread::Verified(rss), Some((_, same))) if rss == same => (),
+            (Spread::Verified(_), Some((other, _))) => {
+                return (Steering::Software, Some(format!("ports {other} and {name} spread differently")));
+            }
+        }
+    }
+    (Steering::Nic, None)
+}
+
 /// Opens every port with a queue for each worker; gives each worker its queues, one of each port, in order.
 pub fn open_all(
     eal: &Eal,
     config: &Config,
     workers: usize,
-    pool: &Mempool,
+    pools: &Pools,
 ) -> Result<(Vec<OpenPort>, Vec<Vec<PortQueue>>)> {
     for (number, port) in config.ports.iter().enumerate() {
         let info = Port::info_of(eal, &eal_name(&port.device, number)).with_context(|| describe(port))?;
@@ -87,7 +129,7 @@ pub fn open_all(
     let mut ports = Vec::new();
     let mut queues: Vec<Vec<PortQueue>> = (0..workers).map(|_| Vec::new()).collect();
     for (number, port) in config.ports.iter().enumerate() {
-        let (opened, its_queues) = open(eal, port, number, workers, pool).with_context(|| describe(port))?;
+        let (opened, its_queues) = open(eal, port, number, workers, pools).with_context(|| describe(port))?;
         ports.push(opened);
         queues.iter_mut().zip(its_queues).for_each(|(worker, queue)| worker.push(queue));
     }
@@ -103,7 +145,7 @@ fn open(
     config: &PortConfig,
     number: usize,
     workers: usize,
-    pool: &Mempool,
+    pools: &Pools,
 ) -> Result<(OpenPort, Vec<PortQueue>)> {
     let options = PortOptions {
         queues: workers as u16,
@@ -114,7 +156,9 @@ fn open(
         all_multicast: true,
         ..PortOptions::default()
     };
-    let (port, queues) = Port::open(eal, &eal_name(&config.device, number), &options, pool)?;
+    let name = eal_name(&config.device, number);
+    let pool = pools.of(Port::info_of(eal, &name)?.socket);
+    let (port, queues) = Port::open(eal, &name, &options, pool)?;
     let mac = port.mac();
     if let (Device::Tap(interface), true) = (&config.device, port.kernel_interface().is_some()) {
         // A bridge takes frames for its ports' own MACs for itself, and this one is the director's.
@@ -166,5 +210,33 @@ impl OpenPort {
             speed: link.speed,
             stats: PortStats { name: self.name.clone(), ..self.port.stats() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dpdk::Rss;
+
+    fn verified(table: u16) -> Spread {
+        Spread::Verified(Rss { key: vec![1; 40], functions: 1, table: (0..table).map(|entry| entry % 3).collect() })
+    }
+
+    #[test]
+    fn the_nic_steers_only_if_all_ports_are_known_to_do_it_alike() {
+        let unknown = Spread::Unknown("its hash key cannot be read back".into());
+        let (one, same, other) = (verified(128), verified(128), verified(512));
+        let by = |spreads: &[&Spread]| {
+            let named: Vec<_> = ["a", "b", "c"].into_iter().zip(spreads.iter().copied()).collect();
+            let (steering, why) = steering_of(&named);
+            (steering, why.unwrap_or_default())
+        };
+        assert_eq!(by(&[&Spread::OneQueue, &Spread::OneQueue]), (Steering::OneWorker, String::new()));
+        assert_eq!(by(&[&one]), (Steering::Nic, String::new()));
+        assert_eq!(by(&[&one, &same]), (Steering::Nic, String::new()));
+        let differently = "ports a and c spread differently".to_owned();
+        assert_eq!(by(&[&one, &same, &other]), (Steering::Software, differently));
+        let why = "of port b, its hash key cannot be read back".to_owned();
+        assert_eq!(by(&[&one, &unknown]), (Steering::Software, why));
     }
 }

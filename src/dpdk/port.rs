@@ -13,23 +13,11 @@ use super::eal::Eal;
 use super::error::{Error, check, text};
 use super::mempool::Mempool;
 use super::queue::PortQueue;
+use super::spread::{self, Spread, Wish};
 use crate::packet::{Mac, PortStats};
 
 /// Around an IP packet: MAC addresses and type, and up to two VLAN tags.
 const FRAME_OVERHEAD: u32 = 22;
-/// The longest RSS key of any NIC that DPDK knows.
-const LONGEST_KEY: usize = 64;
-/// The key that the RSS specification publishes, with its test vectors: what a flow hashes to can be looked up.
-const RSS_KEY: [u8; 40] = [
-    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca, 0x2b,
-    0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac,
-    0x01, 0xfa,
-];
-const RSS_FUNCTIONS: u64 = dpdk_sys::DROVER_RSS_IPV4
-    | dpdk_sys::DROVER_RSS_FRAG_IPV4
-    | dpdk_sys::DROVER_RSS_IPV4_OTHER
-    | dpdk_sys::DROVER_RSS_IPV4_TCP
-    | dpdk_sys::DROVER_RSS_IPV4_UDP;
 
 #[derive(Clone, Debug)]
 pub struct PortOptions {
@@ -89,6 +77,7 @@ pub struct Link {
 pub struct Port {
     opened: Arc<Opened>,
     info: PortInfo,
+    spread: Spread,
     name: String,
     /// Not `Sync`: DPDK's control functions for one port are for one thread at a time.
     _alone: PhantomData<Cell<()>>,
@@ -143,29 +132,31 @@ impl Port {
             return Err(Error::refused(format!("port {name} is already open"), libc::EBUSY));
         }
         let opened = Arc::new(Opened { number, eal: eal.clone(), _pool: pool.clone() });
-        let port = Port { opened, info, name: name.to_owned(), _alone: PhantomData };
+        let spread = Spread::OneQueue;
+        let mut port = Port { opened, info, spread, name: name.to_owned(), _alone: PhantomData };
         port.configure(&device, options, pool)?;
         let tap_descriptors = port.set_up_queues(options, pool)?;
         port.apply_before_start(options)?;
         // SAFETY: ours, configured, with all its queues set up.
         check(unsafe { dpdk_sys::rte_eth_dev_start(number) }, || format!("port {name} does not start"))?;
         port.apply_after_start(options)?;
+        // What the driver says of its table may depend on the number of queues.
+        let device = device_information(number, name)?;
+        port.spread = match options.rss || options.queues == 1 {
+            true => spread::establish(number, &device, options.queues),
+            false => Spread::Unknown("it was not asked to spread".into()),
+        };
         let queues = port.queues(&device, tap_descriptors);
         Ok((port, queues))
     }
 
     fn configure(&self, device: &rte_eth_dev_info, options: &PortOptions, pool: &Mempool) -> Result<(), Error> {
-        let mut key = [0; LONGEST_KEY];
         let mut conf = rte_eth_conf::default();
         conf.rxmode.mtu = u32::from(options.mtu);
-        if options.rss && options.queues > 1 && device.flow_type_rss_offloads & RSS_FUNCTIONS != 0 {
-            let wanted = if device.hash_key_size == 0 { RSS_KEY.len() } else { usize::from(device.hash_key_size) };
-            let length = wanted.min(LONGEST_KEY);
-            key.iter_mut().zip(RSS_KEY.iter().cycle()).for_each(|(byte, from)| *byte = *from);
+        let mut wish = Wish::of(device).filter(|_| options.rss && options.queues > 1);
+        if let Some(wish) = &mut wish {
             conf.rxmode.mq_mode = dpdk_sys::RTE_ETH_MQ_RX_RSS;
-            conf.rx_adv_conf.rss_conf.rss_key = key.as_mut_ptr();
-            conf.rx_adv_conf.rss_conf.rss_key_len = length as u8;
-            conf.rx_adv_conf.rss_conf.rss_hf = device.flow_type_rss_offloads & RSS_FUNCTIONS;
+            conf.rx_adv_conf.rss_conf = wish.conf();
         }
         if u32::from(options.mtu) + FRAME_OVERHEAD > u32::from(pool.room()) {
             if device.rx_offload_capa & dpdk_sys::DROVER_RX_OFFLOAD_SCATTER == 0 {
@@ -310,6 +301,11 @@ impl Port {
         self.info.max_queues
     }
 
+    /// Which of its queues a flow comes in by.
+    pub fn spread(&self) -> &Spread {
+        &self.spread
+    }
+
     /// The NUMA node; none: unknown, or it does not matter.
     pub fn socket(&self) -> Option<u32> {
         self.info.socket
@@ -402,7 +398,7 @@ fn information(device: &rte_eth_dev_info, number: u16) -> PortInfo {
         max_mtu: device.max_mtu,
         socket: u32::try_from(socket).ok(),
         kernel_interface: interface_name(device.if_index),
-        rss: device.flow_type_rss_offloads & RSS_FUNCTIONS != 0,
+        rss: Wish::of(device).is_some(),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Flows: which real a client's conversation is pinned to, in what state it is, and when it ends.
 
+pub mod owner;
 pub mod state;
 pub mod table;
 
-pub use state::{FlowState, timeout_ticks};
-pub use table::{FlowKey, FlowTable, Hash, Pin, Slot, TableFull};
+pub use owner::Owners;
+pub use state::{Event, FlowState, timeout_ticks};
+pub use table::{FlowKey, FlowTable, Hash, Hint, Pin, Slot, TableFull, WideKey, WideTable};

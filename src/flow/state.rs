@@ -4,87 +4,131 @@
 use crate::clock::TICKS_PER_SECOND;
 use crate::packet::transport::TcpFlags;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum FlowState {
-    None,
-    Established,
-    SynSent,
-    SynRecv,
-    FinWait,
-    TimeWait,
-    Close,
-    CloseWait,
-    LastAck,
-    Listen,
-    SynAck,
-    Udp,
+macro_rules! states {
+    ($($state:ident = $name:literal, $seconds:literal, $active:literal;)+) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum FlowState {
+            $($state,)+
+        }
+
+        /// Every state; as a number, each is its place here.
+        const STATES: &[FlowState] = &[$(FlowState::$state),+];
+        const COUNT: usize = STATES.len();
+        const NAMES: [&str; COUNT] = [$($name),+];
+        const TIMEOUTS: [u32; COUNT] = [$($seconds * TICKS_PER_SECOND),+];
+        const ACTIVE: [bool; COUNT] = [$($active),+];
+
+        impl FlowState {
+            /// The state of this number; a number that is none's is `None`.
+            #[inline]
+            pub const fn from_number(number: u8) -> FlowState {
+                $(if number == FlowState::$state as u8 { return FlowState::$state; })+
+                FlowState::None
+            }
+        }
+    };
+}
+
+// Each with its name in listings, its timeout in seconds, and whether LVS counts it as active.
+states! {
+    None = "NONE", 2, false;
+    Established = "ESTABLISHED", 900, true;
+    SynSent = "SYN_SENT", 120, true;
+    SynRecv = "SYN_RECV", 60, true;
+    FinWait = "FIN_WAIT", 120, false;
+    TimeWait = "TIME_WAIT", 120, false;
+    Close = "CLOSE", 10, false;
+    CloseWait = "CLOSE_WAIT", 60, false;
+    LastAck = "LAST_ACK", 30, false;
+    Listen = "LISTEN", 120, false;
+    SynAck = "SYNACK", 120, true;
+    Udp = "UDP", 300, false;
 }
 
 use FlowState::*;
 
-/// Every state, its name in listings, its timeout in seconds, and whether LVS counts it as active.
-const STATES: [(FlowState, &str, u32, bool); 12] = [
-    (None, "NONE", 2, false),
-    (Established, "ESTABLISHED", 900, true),
-    (SynSent, "SYN_SENT", 120, true),
-    (SynRecv, "SYN_RECV", 60, true),
-    (FinWait, "FIN_WAIT", 120, false),
-    (TimeWait, "TIME_WAIT", 120, false),
-    (Close, "CLOSE", 10, false),
-    (CloseWait, "CLOSE_WAIT", 60, false),
-    (LastAck, "LAST_ACK", 30, false),
-    (Listen, "LISTEN", 120, false),
-    (SynAck, "SYNACK", 120, true),
-    (Udp, "UDP", 300, false),
-];
+/// What a packet tells about its flow: of TCP the first that is set of rst, syn, fin and ack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Event {
+    Rst,
+    Syn,
+    Fin,
+    Ack,
+    /// TCP with none of them.
+    Blank,
+    Datagram,
+}
 
-/// Where an event leads from each state, in the order of `STATES` up to `SynAck`.
-type Transitions = [FlowState; 11];
-
-const ON_SYN: Transitions =
-    [SynRecv, Established, Established, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv];
-const ON_FIN: Transitions =
-    [Close, FinWait, SynSent, TimeWait, FinWait, TimeWait, Close, CloseWait, LastAck, Listen, TimeWait];
-const ON_ACK: Transitions =
-    [Established, Established, SynSent, Established, FinWait, TimeWait, Close, CloseWait, Close, Listen, Established];
-const ON_RST: Transitions = [Close, Close, Close, SynRecv, Close, Close, Close, Close, LastAck, Listen, Close];
-
-impl FlowState {
-    /// The state that `as u8` gave this number; a number that is none's is `None`.
-    pub fn from_number(number: u8) -> FlowState {
-        STATES.get(usize::from(number)).map_or(None, |row| row.0)
+impl Event {
+    #[inline]
+    pub const fn of_tcp(flags: TcpFlags) -> Event {
+        if flags.has(TcpFlags::RST) {
+            Event::Rst
+        } else if flags.has(TcpFlags::SYN) {
+            Event::Syn
+        } else if flags.has(TcpFlags::FIN) {
+            Event::Fin
+        } else if flags.has(TcpFlags::ACK) {
+            Event::Ack
+        } else {
+            Event::Blank
+        }
     }
 
+    /// Whether it may begin a flow: SYN, with ACK or without, as the kernel has it; any datagram.
+    #[inline]
+    pub const fn opens(self) -> bool {
+        matches!(self, Event::Syn | Event::Datagram)
+    }
+}
+
+/// Where each event leads from each state, in the order of both.
+const NEXT: [[FlowState; COUNT]; 6] = [
+    [Close, Close, Close, SynRecv, Close, Close, Close, Close, LastAck, Listen, Close, Udp],
+    [SynRecv, Established, Established, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, Udp],
+    [Close, FinWait, SynSent, TimeWait, FinWait, TimeWait, Close, CloseWait, LastAck, Listen, TimeWait, Udp],
+    [
+        Established,
+        Established,
+        SynSent,
+        Established,
+        FinWait,
+        TimeWait,
+        Close,
+        CloseWait,
+        Close,
+        Listen,
+        Established,
+        Udp,
+    ],
+    [Close, Close, Close, Close, Close, Close, Close, Close, Close, Close, Close, Udp],
+    [Udp; COUNT],
+];
+
+impl FlowState {
+    #[inline]
     pub const fn name(self) -> &'static str {
-        STATES[self as usize].1
+        NAMES[self as usize]
     }
 
     /// Counts as an active connection in LVS's listings.
+    #[inline]
     pub const fn is_active(self) -> bool {
-        STATES[self as usize].3
+        ACTIVE[self as usize]
     }
 
-    /// The next state on a TCP segment of the client. The first of rst, syn, fin, ack that is set decides; none: CLOSE.
-    pub fn on_tcp(self, flags: TcpFlags) -> FlowState {
-        let transitions = if flags.has(TcpFlags::RST) {
-            &ON_RST
-        } else if flags.has(TcpFlags::SYN) {
-            &ON_SYN
-        } else if flags.has(TcpFlags::FIN) {
-            &ON_FIN
-        } else if flags.has(TcpFlags::ACK) {
-            &ON_ACK
-        } else {
-            return Close;
-        };
-        transitions.get(self as usize).copied().unwrap_or(self)
+    #[inline]
+    pub const fn on(self, event: Event) -> FlowState {
+        NEXT[event as usize][self as usize]
     }
 }
 
 /// How long a flow in this state lives after its last packet.
+#[inline]
 pub const fn timeout_ticks(state: FlowState) -> u32 {
-    STATES[state as usize].2 * TICKS_PER_SECOND
+    TIMEOUTS[state as usize]
 }
 
 #[cfg(test)]
@@ -92,8 +136,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_are_their_own_rows() {
-        for (index, (state, ..)) in STATES.iter().enumerate() {
+    fn states_are_their_own_numbers() {
+        for (index, state) in STATES.iter().enumerate() {
             assert_eq!(*state as usize, index);
             assert_eq!(FlowState::from_number(index as u8), *state);
         }
@@ -102,17 +146,17 @@ mod tests {
 
     #[test]
     fn a_connection_s_life() {
-        let (syn, ack, fin) =
-            (TcpFlags(TcpFlags::SYN), TcpFlags(TcpFlags::ACK), TcpFlags(TcpFlags::FIN | TcpFlags::ACK));
+        let on = |flags| Event::of_tcp(TcpFlags(flags));
+        let (syn, ack, fin) = (on(TcpFlags::SYN), on(TcpFlags::ACK), on(TcpFlags::FIN | TcpFlags::ACK));
         let mut state = None;
-        for (flags, expected) in
-            [(syn, SynRecv), (syn, SynRecv), (ack, Established), (fin, FinWait), (ack, FinWait), (syn, SynRecv)]
-        {
-            state = state.on_tcp(flags);
+        let life = [(syn, SynRecv), (syn, SynRecv), (ack, Established), (fin, FinWait), (ack, FinWait), (syn, SynRecv)];
+        for (event, expected) in life {
+            state = state.on(event);
             assert_eq!(state, expected);
         }
-        assert_eq!(Established.on_tcp(TcpFlags(TcpFlags::RST | TcpFlags::SYN)), Close);
-        assert_eq!(Established.on_tcp(TcpFlags(0)), Close);
-        assert_eq!(SynRecv.on_tcp(TcpFlags(TcpFlags::RST)), SynRecv);
+        assert_eq!(Established.on(on(TcpFlags::RST | TcpFlags::SYN)), Close);
+        assert_eq!(Established.on(on(0)), Close);
+        assert_eq!(SynRecv.on(on(TcpFlags::RST)), SynRecv);
+        assert_eq!(None.on(Event::Datagram), Udp);
     }
 }

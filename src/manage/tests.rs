@@ -408,7 +408,7 @@ fn the_configuration_says_whom_to_know() {
         hugepages: false,
         memory_mb: 128,
         idle: Idle::Wait,
-        flows: FlowsConfig { per_worker: 1024 },
+        flows: FlowsConfig { per_worker: 1024, half_open: 256 },
         control: ControlConfig { socket: "s".into() },
         services: vec![ServiceConfig {
             protocol: Protocol::Tcp,

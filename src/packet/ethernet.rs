@@ -26,6 +26,7 @@ pub struct Ethernet {
 }
 
 /// None: the frame is shorter than its header.
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Option<Ethernet> {
     let (header, rest) = frame.split_first_chunk::<HEADER>()?;
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *header;
@@ -75,6 +76,7 @@ pub fn pad(frame: &mut Vec<u8>) {
 }
 
 /// Writes the two addresses, destination first: all that direct routing changes here.
+#[inline(always)]
 pub fn set_addresses(frame: &mut [u8], addresses: &[u8; 12]) {
     if let Some(start) = frame.first_chunk_mut::<12>() {
         *start = *addresses;

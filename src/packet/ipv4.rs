@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::checksum::{checksum, update};
+use super::checksum::{checksum, is_right, update};
 use crate::verdict::DropReason;
 
 pub const MIN_HEADER: usize = 20;
@@ -30,13 +30,13 @@ pub struct Ipv4 {
 
 /// Checks the header at the start of `packet`, the part of the frame's first segment behind the link layer. `wire_len`
 /// is what the whole frame has there.
+#[inline(always)]
 pub fn parse(packet: &[u8], wire_len: usize) -> Result<Ipv4, DropReason> {
     let header = packet.first_chunk::<MIN_HEADER>().ok_or(DropReason::Truncated)?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
     if header[0] >> 4 != 4 || header_len < MIN_HEADER {
         return Err(DropReason::BadIpHeader);
     }
-    let whole = packet.get(..header_len).ok_or(DropReason::Truncated)?;
     let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
     if total_len < header_len {
         return Err(DropReason::BadIpHeader);
@@ -44,7 +44,11 @@ pub fn parse(packet: &[u8], wire_len: usize) -> Result<Ipv4, DropReason> {
     if total_len > wire_len {
         return Err(DropReason::Truncated);
     }
-    if checksum(whole) != 0 {
+    let right = match header_len {
+        MIN_HEADER => is_right(header),
+        _ => checksum(packet.get(..header_len).ok_or(DropReason::Truncated)?) == 0,
+    };
+    if !right {
         return Err(DropReason::BadIpChecksum);
     }
     Ok(Ipv4 {
@@ -60,6 +64,7 @@ pub fn parse(packet: &[u8], wire_len: usize) -> Result<Ipv4, DropReason> {
 }
 
 /// Counts one hop: TTL less one, the checksum to match. The caller has seen that the TTL is more than one.
+#[inline(always)]
 pub fn decrement_ttl(packet: &mut [u8]) {
     let Some(header) = packet.first_chunk_mut::<MIN_HEADER>() else { return };
     let old = u16::from_be_bytes([header[TTL], header[TTL + 1]]);

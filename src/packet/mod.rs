@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod ethernet;
 pub mod frame;
 pub mod ipv4;
+pub mod ipv6;
 pub mod port;
 pub mod transport;
 

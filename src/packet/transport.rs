@@ -19,16 +19,19 @@ impl TcpFlags {
 }
 
 /// Source and destination port, which both protocols have in the same place.
+#[inline(always)]
 pub fn ports(segment: &[u8]) -> Option<(u16, u16)> {
     let [s0, s1, d0, d1] = *segment.first_chunk::<4>()?;
     Some((u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])))
 }
 
 /// None: shorter than a TCP header.
+#[inline(always)]
 pub fn tcp_flags(segment: &[u8]) -> Option<TcpFlags> {
     segment.first_chunk::<TCP_HEADER>().map(|header| TcpFlags(header[13]))
 }
 
+#[inline(always)]
 pub fn is_udp(segment: &[u8]) -> bool {
     segment.len() >= UDP_HEADER
 }

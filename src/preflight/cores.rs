@@ -1,21 +1,25 @@
 //! Who runs where.
 
 use super::{Machine, Plan, Problem};
-use crate::config::{CoresConfig, WorkerCores};
+use crate::config::{Config, Device, Idle, WorkerCores};
 
-pub(super) fn plan(config: &CoresConfig, machine: &Machine, problems: &mut Vec<Problem>) -> Option<Plan> {
+pub(super) fn plan(config: &Config, machine: &Machine, problems: &mut Vec<Problem>) -> Option<Plan> {
     let allowed = machine.allowed_cores();
     if allowed.is_empty() {
         problems.push(Problem::new("the cores of this process are not to be seen in /proc/self/status", "mount /proc"));
         return None;
     }
     let before = problems.len();
+    // Who has nothing to sleep on never lets go of a core.
+    let polls = config.idle == Idle::Poll || config.ports.iter().any(|port| matches!(port.device, Device::Pci(_)));
+    let may_share = !polls;
+    let config = &config.cores;
     if let Some(core) = config.management {
         core_is_allowed(core, "cores.management", &allowed, problems);
     }
     let plan = match &config.workers {
-        WorkerCores::Count(count) => count_plan(*count, config.management, &allowed, problems),
-        WorkerCores::These(cores) => these_plan(cores, config.management, &allowed, problems),
+        WorkerCores::Count(count) => count_plan(*count, config.management, may_share, &allowed, problems),
+        WorkerCores::These(cores) => these_plan(cores, config.management, may_share, &allowed, problems),
     };
     if problems.len() == before { plan } else { None }
 }
@@ -27,7 +31,13 @@ fn core_is_allowed(core: usize, key: &str, allowed: &[usize], problems: &mut Vec
     }
 }
 
-fn count_plan(count: usize, management: Option<usize>, allowed: &[usize], problems: &mut Vec<Problem>) -> Option<Plan> {
+fn count_plan(
+    count: usize,
+    management: Option<usize>,
+    may_share: bool,
+    allowed: &[usize],
+    problems: &mut Vec<Problem>,
+) -> Option<Plan> {
     let management_core = management.unwrap_or(allowed[0]);
     if allowed.len() == 1 && count == 1 {
         // The one core there is: management and the worker take turns.
@@ -41,7 +51,11 @@ fn count_plan(count: usize, management: Option<usize>, allowed: &[usize], proble
             if allowed.len() == 1 { "one core".to_owned() } else { format!("{} cores", allowed.len()) },
             listed(allowed)
         );
-        problems.push(Problem::new(what, format!("set workers = {most} under [cores]")));
+        let mut remedy = format!("set workers = {most} under [cores]");
+        if may_share && count == allowed.len() {
+            remedy += &format!(", or let management share a core: {}", shared(management_core, allowed));
+        }
+        problems.push(Problem::new(what, remedy));
         return None;
     }
     Some(Plan { management_core, worker_cores })
@@ -50,6 +64,7 @@ fn count_plan(count: usize, management: Option<usize>, allowed: &[usize], proble
 fn these_plan(
     cores: &[usize],
     management: Option<usize>,
+    may_share: bool,
     allowed: &[usize],
     problems: &mut Vec<Problem>,
 ) -> Option<Plan> {
@@ -57,13 +72,22 @@ fn these_plan(
         core_is_allowed(*core, "cores.workers", allowed, problems);
     }
     let free = allowed.iter().copied().find(|core| !cores.contains(core));
-    let shared = (allowed.len() == 1).then_some(allowed[0]);
-    let Some(management_core) = management.or(free).or(shared) else {
+    let the_only = (allowed.len() == 1).then_some(allowed[0]);
+    let Some(management_core) = management.or(free).or(the_only) else {
         let what = format!("the workers take all {} cores, and none is left for management", allowed.len());
-        problems.push(Problem::new(what, "take one core out of workers under [cores]"));
+        let mut remedy = "take one core out of workers under [cores]".to_owned();
+        if may_share {
+            remedy += &format!(", or let management share one: {}", shared(allowed[0], cores));
+        }
+        problems.push(Problem::new(what, remedy));
         return None;
     };
     Some(Plan { management_core, worker_cores: cores.to_vec() })
+}
+
+/// What to write under `[cores]` for management to share a core with a worker.
+fn shared(management: usize, workers: &[usize]) -> String {
+    format!("management = {management}, workers = [{}]", listed(workers))
 }
 
 fn listed(cores: &[usize]) -> String {

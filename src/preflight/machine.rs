@@ -71,7 +71,7 @@ pub(super) fn number_in(file: &Path) -> Option<u64> {
 }
 
 /// `0-2,5` as the kernel writes it.
-fn core_list(text: &str) -> Vec<usize> {
+pub(super) fn core_list(text: &str) -> Vec<usize> {
     const HIGHEST: usize = 1 << 16;
     let mut cores = Vec::new();
     for part in text.split(',') {

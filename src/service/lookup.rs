@@ -1,76 +1,120 @@
 //! (virtual address, port, protocol) → service, and: is this a virtual address? Open addressing in two flat arrays that
 //! stay in the first caches; built once for a snapshot.
 
-use std::net::Ipv4Addr;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ServiceId;
 
-/// Entries are at most half of the places, so that a miss ends soon.
-fn places_for(entries: usize) -> usize {
-    (entries * 2).next_power_of_two().max(8)
+/// Something to look up by.
+trait Key: Copy + Eq + Hash {
+    fn bits(&self) -> u64;
 }
 
-fn spread(key: u64) -> usize {
-    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place<A> {
+    address: A,
+    port: u16,
+    protocol: u8,
+}
+
+impl Key for Ipv4Addr {
+    #[inline(always)]
+    fn bits(&self) -> u64 {
+        self.to_bits().into()
+    }
+}
+
+impl Key for Ipv6Addr {
+    #[inline(always)]
+    fn bits(&self) -> u64 {
+        let bits = self.to_bits();
+        (bits >> 64) as u64 ^ (bits as u64).rotate_left(23)
+    }
+}
+
+impl<A: Key> Key for Place<A> {
+    #[inline(always)]
+    fn bits(&self) -> u64 {
+        self.address.bits() << 24 ^ u64::from(self.port) << 8 ^ u64::from(self.protocol)
+    }
+}
+
+/// Open addressing; at most half of the places are taken, so that a miss ends soon.
+#[derive(Debug)]
+struct Table<K, V>(Box<[Option<(K, V)>]>);
+
+impl<K: Key, V: Copy> Table<K, V> {
+    /// The first of several entries with the same key stays.
+    fn build(entries: impl Iterator<Item = (K, V)>) -> Table<K, V> {
+        let entries: Vec<_> = entries.collect();
+        let mut places = vec![None; (entries.len() * 2).next_power_of_two().max(8)].into_boxed_slice();
+        for (key, value) in entries {
+            let at = probe(&places, &key);
+            places[at].get_or_insert((key, value));
+        }
+        Table(places)
+    }
+
+    #[inline(always)]
+    fn find(&self, key: &K) -> Option<V> {
+        self.0[probe(&self.0, key)].map(|(_, value)| value)
+    }
+}
+
+/// Where the key is, or else the free place where it would be.
+#[inline(always)]
+fn probe<K: Key, V>(places: &[Option<(K, V)>], key: &K) -> usize {
+    let mask = places.len() - 1;
+    let mut at = (key.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
+    while places[at].as_ref().is_some_and(|(found, _)| found != key) {
+        at = (at + 1) & mask;
+    }
+    at
 }
 
 #[derive(Debug)]
 pub struct ServiceLookup {
-    places: Box<[(u64, Option<ServiceId>)]>,
-    addresses: Box<[Option<Ipv4Addr>]>,
-}
-
-const fn service_key(address: Ipv4Addr, port: u16, protocol: u8) -> u64 {
-    (address.to_bits() as u64) << 32 | (port as u64) << 16 | protocol as u64
+    v4: Table<Place<Ipv4Addr>, ServiceId>,
+    v6: Table<Place<Ipv6Addr>, ServiceId>,
+    addresses_v4: Table<Ipv4Addr, ()>,
+    addresses_v6: Table<Ipv6Addr, ()>,
 }
 
 impl ServiceLookup {
     /// The caller has seen that no two services have the same address, port and protocol.
-    pub fn build(services: impl Iterator<Item = (Ipv4Addr, u16, u8, ServiceId)> + Clone) -> ServiceLookup {
-        let count = services.clone().count();
-        let mut places = vec![(0, None); places_for(count)].into_boxed_slice();
-        let mut addresses = vec![None; places_for(count)].into_boxed_slice();
-        let mask = places.len() - 1;
-        for (address, port, protocol, id) in services {
-            let key = service_key(address, port, protocol);
-            let mut at = spread(key) & mask;
-            while places[at].1.is_some() {
-                at = (at + 1) & mask;
-            }
-            places[at] = (key, Some(id));
-
-            let mut at = spread(address.to_bits().into()) & mask;
-            while addresses[at].is_some_and(|other| other != address) {
-                at = (at + 1) & mask;
-            }
-            addresses[at] = Some(address);
+    pub fn build(services: impl Iterator<Item = (IpAddr, u16, u8, ServiceId)> + Clone) -> ServiceLookup {
+        let v4 = services.clone().filter_map(|(address, port, protocol, id)| match address {
+            IpAddr::V4(address) => Some((Place { address, port, protocol }, id)),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = services.filter_map(|(address, port, protocol, id)| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some((Place { address, port, protocol }, id)),
+        });
+        ServiceLookup {
+            addresses_v4: Table::build(v4.clone().map(|(place, _)| (place.address, ()))),
+            addresses_v6: Table::build(v6.clone().map(|(place, _)| (place.address, ()))),
+            v4: Table::build(v4),
+            v6: Table::build(v6),
         }
-        ServiceLookup { places, addresses }
     }
 
-    pub fn find(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<ServiceId> {
-        let key = service_key(address, port, protocol);
-        let mask = self.places.len() - 1;
-        let mut at = spread(key) & mask;
-        loop {
-            match self.places[at] {
-                (found, Some(id)) if found == key => return Some(id),
-                (_, None) => return None,
-                _ => at = (at + 1) & mask,
-            }
-        }
+    #[inline(always)]
+    pub fn find_v4(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<ServiceId> {
+        self.v4.find(&Place { address, port, protocol })
+    }
+
+    #[inline(always)]
+    pub fn find_v6(&self, address: Ipv6Addr, port: u16, protocol: u8) -> Option<ServiceId> {
+        self.v6.find(&Place { address, port, protocol })
     }
 
     /// Whether some service has this address.
-    pub fn is_virtual(&self, address: Ipv4Addr) -> bool {
-        let mask = self.addresses.len() - 1;
-        let mut at = spread(address.to_bits().into()) & mask;
-        loop {
-            match self.addresses[at] {
-                Some(found) if found == address => return true,
-                None => return false,
-                _ => at = (at + 1) & mask,
-            }
+    pub fn is_virtual(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.addresses_v4.find(&address).is_some(),
+            IpAddr::V6(address) => self.addresses_v6.find(&address).is_some(),
         }
     }
 }
@@ -89,11 +133,21 @@ mod tests {
         ) {
             let model: HashMap<_, _> = services.into_keys().zip((1u16..).map(ServiceId::from_number)).collect();
             let addresses: HashSet<u32> = model.keys().map(|key| key.0).collect();
-            let lookup = ServiceLookup::build(model.iter().map(|((a, p, proto), id)| (Ipv4Addr::from(*a), *p, *proto, id.unwrap())));
+            let services = model.iter().map(|((address, port, protocol), id)| {
+                let (v4, v6) = (Ipv4Addr::from(*address), Ipv6Addr::from(u128::from(*address) << 64 | 1));
+                let address = if address % 2 == 0 { IpAddr::V4(v4) } else { IpAddr::V6(v6) };
+                (address, *port, *protocol, id.unwrap())
+            });
+            let lookup = ServiceLookup::build(services);
             for (address, port, protocol) in model.keys().copied().chain(asked) {
                 let expected = model.get(&(address, port, protocol)).copied().flatten();
-                prop_assert_eq!(lookup.find(address.into(), port, protocol), expected);
-                prop_assert_eq!(lookup.is_virtual(address.into()), addresses.contains(&address));
+                let (v4, v6) = (Ipv4Addr::from(address), Ipv6Addr::from(u128::from(address) << 64 | 1));
+                let (is_v4, is_v6) = (address % 2 == 0, address % 2 == 1);
+                prop_assert_eq!(lookup.find_v4(v4, port, protocol), expected.filter(|_| is_v4));
+                prop_assert_eq!(lookup.find_v6(v6, port, protocol), expected.filter(|_| is_v6));
+                let known = addresses.contains(&address);
+                prop_assert_eq!(lookup.is_virtual(v4.into()), known && is_v4);
+                prop_assert_eq!(lookup.is_virtual(v6.into()), known && is_v6);
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Services, reals, and the snapshot that holds them: immutable, built by management, read by every worker.
 
 pub mod lookup;
+pub mod maglev;
 pub mod schedule;
 pub mod snapshot;
 
 pub use schedule::Schedule;
-pub use snapshot::{Reach, Real, RealId, Service, ServiceId, Snapshot, Station};
+pub use snapshot::{Reach, Real, RealId, RealPlan, Service, ServiceId, ServicePlan, Snapshot, Station};

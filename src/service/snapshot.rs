@@ -1,11 +1,12 @@
 //! One epoch's services and reals, with everything the path copies laid out ready.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::ops::Range;
 
 use super::lookup::ServiceLookup;
-use crate::config::{Config, Protocol, Scheduler};
+use super::maglev::{Maglev, mix};
+use crate::config::{Config, Protocol, RealConfig, Scheduler, ServiceConfig};
 use crate::packet::{Ipv4Net, Mac};
 
 /// An interned service: 16 bits of a flow's key. Never zero, so that no key is zero.
@@ -40,11 +41,13 @@ impl RealId {
 pub struct Service {
     pub id: ServiceId,
     pub protocol: Protocol,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     pub scheduler: Scheduler,
     /// Its reals in `Snapshot::reals`, in the order of the configuration.
     pub reals: Range<usize>,
+    /// Who gets what has no flow and can have none: the reals that answer, by a hash of the client.
+    pub stateless: Maglev,
 }
 
 /// What is known of a real's MAC address.
@@ -71,8 +74,26 @@ pub struct Real {
     pub answers: bool,
     pub weight: u16,
     pub service: ServiceId,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
+}
+
+/// A service as it is to be laid out.
+pub struct ServicePlan {
+    pub protocol: Protocol,
+    pub address: IpAddr,
+    pub port: u16,
+    pub scheduler: Scheduler,
+    pub reals: Vec<RealPlan>,
+}
+
+/// A real, and what is known of its way.
+pub struct RealPlan {
+    pub address: IpAddr,
+    pub port: u16,
+    pub weight: u16,
+    pub egress: usize,
+    pub reach: Reach,
 }
 
 /// Who a port is on its network.
@@ -102,22 +123,36 @@ impl Snapshot {
         stations: Vec<Station>,
         reach: impl Fn(usize, Ipv4Addr) -> Reach,
     ) -> Snapshot {
-        let mut services = Vec::with_capacity(config.services.len());
+        let real = |real: &RealConfig| {
+            let egress = egress_port(&stations, real.address);
+            let reach = real.mac.map_or_else(|| reach(egress, real.address), Reach::At);
+            RealPlan { address: real.address.into(), port: real.port, weight: real.weight, egress, reach }
+        };
+        let service = |service: &ServiceConfig| ServicePlan {
+            protocol: service.protocol,
+            address: service.address.into(),
+            port: service.port,
+            scheduler: service.scheduler,
+            reals: service.reals.iter().map(real).collect(),
+        };
+        let plans: Vec<ServicePlan> = config.services.iter().map(service).collect();
+        Snapshot::lay_out(epoch, stations, &plans)
+    }
+
+    pub fn lay_out(epoch: u64, stations: Vec<Station>, plans: &[ServicePlan]) -> Snapshot {
+        let mut services = Vec::with_capacity(plans.len());
         let mut reals = Vec::new();
-        for (service, id) in config.services.iter().zip((1..=u16::MAX).filter_map(ServiceId::from_number)) {
+        for (plan, id) in plans.iter().zip((1..=u16::MAX).filter_map(ServiceId::from_number)) {
             let first = reals.len();
-            for real in &service.reals {
-                let egress = egress_port(&stations, real.address);
-                let reached = real.mac.map_or_else(|| reach(egress, real.address), Reach::At);
-                reals.push(lay_out(real, id, egress, stations[egress].mac, reached));
-            }
+            reals.extend(plan.reals.iter().map(|real| lay_out(real, id, stations[real.egress].mac)));
             services.push(Service {
                 id,
-                protocol: service.protocol,
-                address: service.address,
-                port: service.port,
-                scheduler: service.scheduler,
+                protocol: plan.protocol,
+                address: plan.address,
+                port: plan.port,
+                scheduler: plan.scheduler,
                 reals: first..reals.len(),
+                stateless: stateless(&reals[first..], first),
             });
         }
         let lookup =
@@ -125,18 +160,26 @@ impl Snapshot {
         Snapshot { epoch, stations, services, reals, lookup }
     }
 
-    pub fn find(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<&Service> {
-        self.lookup.find(address, port, protocol).map(|id| self.service(id))
+    #[inline]
+    pub fn find_v4(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<ServiceId> {
+        self.lookup.find_v4(address, port, protocol)
     }
 
-    pub fn is_virtual(&self, address: Ipv4Addr) -> bool {
+    #[inline]
+    pub fn find_v6(&self, address: Ipv6Addr, port: u16, protocol: u8) -> Option<ServiceId> {
+        self.lookup.find_v6(address, port, protocol)
+    }
+
+    pub fn is_virtual(&self, address: IpAddr) -> bool {
         self.lookup.is_virtual(address)
     }
 
+    #[inline]
     pub fn service(&self, id: ServiceId) -> &Service {
         &self.services[id.index()]
     }
 
+    #[inline]
     pub fn real(&self, id: RealId) -> &Real {
         &self.reals[id.index()]
     }
@@ -147,8 +190,23 @@ pub fn egress_port(stations: &[Station], address: Ipv4Addr) -> usize {
     stations.iter().position(|station| station.network.contains(address)).unwrap_or(0)
 }
 
-fn lay_out(real: &crate::config::RealConfig, service: ServiceId, egress: usize, own: Mac, reached: Reach) -> Real {
-    let (mac, has_mac, answers) = match reached {
+/// Who takes part in choices without state: those that could be chosen with it. A real keeps its places as long as its
+/// address and port are the same, on every director.
+fn stateless(reals: &[Real], first: usize) -> Maglev {
+    let entry = |(place, real): (usize, &Real)| {
+        let bits = match real.address {
+            IpAddr::V4(address) => u64::from(address.to_bits()),
+            IpAddr::V6(address) => mix((address.to_bits() >> 64) as u64) ^ address.to_bits() as u64,
+        };
+        let weight = if real.answers { real.weight } else { 0 };
+        ((first + place) as u16, mix(bits) ^ u64::from(real.port), weight)
+    };
+    let entries: Vec<_> = reals.iter().enumerate().map(entry).collect();
+    Maglev::build(&entries)
+}
+
+fn lay_out(plan: &RealPlan, service: ServiceId, own: Mac) -> Real {
+    let (mac, has_mac, answers) = match plan.reach {
         Reach::Unknown => (Mac::ZERO, false, false),
         Reach::At(mac) => (mac, true, true),
         Reach::Lost(mac) => (mac, true, false),
@@ -158,32 +216,30 @@ fn lay_out(real: &crate::config::RealConfig, service: ServiceId, egress: usize, 
     link[6..].copy_from_slice(&own.0);
     Real {
         link,
-        egress: egress as u8,
+        egress: plan.egress as u8,
         has_mac,
         answers,
-        weight: real.weight,
+        weight: plan.weight,
         service,
-        address: real.address,
-        port: real.port,
+        address: plan.address,
+        port: plan.port,
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::{Forwarding, RealConfig};
 
     pub fn reals_with_weights(weights: &[u16]) -> Vec<Real> {
         let real = |(index, weight): (usize, &u16)| {
-            let config = RealConfig {
-                address: Ipv4Addr::new(10, 9, 0, 11 + index as u8),
+            let plan = RealPlan {
+                address: Ipv4Addr::new(10, 9, 0, 11 + index as u8).into(),
                 port: 80,
                 weight: *weight,
-                forwarding: Forwarding::DirectRouting,
-                mac: None,
+                egress: 0,
+                reach: Reach::At(Mac([2, 0, 0, 0, 1, index as u8])),
             };
-            let mac = Mac([2, 0, 0, 0, 1, index as u8]);
-            lay_out(&config, ServiceId::from_number(1).unwrap(), 0, Mac([2, 0, 0, 0, 0, 1]), Reach::At(mac))
+            lay_out(&plan, ServiceId::from_number(1).unwrap(), Mac([2, 0, 0, 0, 0, 1]))
         };
         weights.iter().enumerate().map(real).collect()
     }
@@ -192,10 +248,11 @@ pub(crate) mod tests {
         Service {
             id: ServiceId::from_number(1).unwrap(),
             protocol: Protocol::Tcp,
-            address: Ipv4Addr::new(10, 9, 0, 100),
+            address: Ipv4Addr::new(10, 9, 0, 100).into(),
             port: 80,
             scheduler,
             reals: 0..reals,
+            stateless: Maglev::default(),
         }
     }
 

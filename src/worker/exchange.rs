@@ -1,6 +1,7 @@
 //! What passes between a worker and the management core: bounded queues, and a bell for whoever sleeps.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
@@ -11,26 +12,52 @@ use rustix::io::Errno;
 use crate::flow::{FlowKey, Pin};
 
 /// Wakes a sleeping thread: a descriptor that it polls beside its others.
-pub struct Bell(OwnedFd);
+pub struct Bell {
+    descriptor: OwnedFd,
+    /// Its owner sleeps, or is about to.
+    asleep: AtomicBool,
+}
 
 impl Bell {
     pub fn new() -> std::io::Result<Bell> {
-        Ok(Bell(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
+        let descriptor = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        Ok(Bell { descriptor, asleep: AtomicBool::new(false) })
     }
 
     pub fn ring(&self) {
         // It fails only when it has been rung 2^64 times, and then it is ringing.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.descriptor, &1u64.to_ne_bytes());
+    }
+
+    /// Rings only for who sleeps by [`Bell::sleep`]: nearly free while everybody is busy.
+    pub fn wake(&self) {
+        // Either we see that it sleeps, or it sees what we have left for it before it does: both sides write first, and
+        // then, behind a fence, look at what the other has written.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) {
+            self.ring();
+        }
+    }
+
+    /// Waits on the descriptors, this bell's among them, unless there is work by now.
+    pub fn sleep(&self, descriptors: &mut [PollFd<'_>], at_most: Duration, work: impl FnOnce() -> bool) {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !work() {
+            wait(descriptors, at_most);
+        }
+        self.asleep.store(false, Ordering::Relaxed);
+        self.silence();
     }
 
     pub fn silence(&self) {
-        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+        let _ = rustix::io::read(&self.descriptor, &mut [0; 8]);
     }
 }
 
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.descriptor.as_fd()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What one core owns, and its loop: take a burst, decide, hand on, and look after the table in between.
 
 pub mod exchange;
+pub mod handover;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -13,12 +14,14 @@ use crate::clock::Now;
 use crate::config::Idle;
 use crate::counters::{Counter, Ledger};
 use crate::director::Director;
+use crate::flow::Owners;
 use crate::packet::port::MAX_PORTS;
 use crate::packet::{Burst, Frame, Queue};
 use crate::service::Snapshot;
 use crate::sys::epoch::Reader;
 use crate::verdict::{DropReason, Verdict};
 use exchange::{Entry, Handed, Inbox, Outbox, Page, Question};
+use handover::Links;
 
 /// How long a worker spins before it lets go of the core.
 const SPIN: Duration = Duration::from_micros(50);
@@ -41,6 +44,8 @@ pub struct Worker<Q: Queue> {
     ledger: Arc<Ledger>,
     inbox: Arc<Inbox<Q::Frame>>,
     outbox: Arc<Outbox<Q::Frame>>,
+    /// The ways to and from the other workers.
+    links: Links<Q::Frame>,
     /// Something went to the management core in this turn.
     ring: bool,
 }
@@ -56,7 +61,13 @@ impl<Q: Queue> Worker<Q> {
         outbox: Arc<Outbox<Q::Frame>>,
     ) -> Worker<Q> {
         let sides = queues.into_iter().map(|queue| Side { queue, leaving: Burst::new() }).collect();
-        Worker { sides, director, snapshot, ledger, inbox, outbox, ring: false }
+        Worker { sides, director, snapshot, ledger, inbox, outbox, links: Links::none(), ring: false }
+    }
+
+    /// From now on, flows that other workers own go to them, and theirs come from wherever they arrived.
+    pub fn share(&mut self, owners: Owners, links: Links<Q::Frame>) {
+        self.director.share(owners);
+        self.links = links;
     }
 
     /// One turn of the loop; says whether there was anything to do.
@@ -64,6 +75,9 @@ impl<Q: Queue> Worker<Q> {
         let mut busy = false;
         for port in 0..self.sides.len() {
             busy |= self.serve(now, port);
+        }
+        for other in 0..self.links.len() {
+            busy |= self.take_over(now, other);
         }
         busy |= self.send_originated();
         busy |= self.answer(now);
@@ -77,7 +91,8 @@ impl<Q: Queue> Worker<Q> {
 
     /// One burst of one port, to its end.
     fn serve(&mut self, now: Now, port: usize) -> bool {
-        let snapshot = self.snapshot.read();
+        // Also when nothing has come: an idle worker keeps no old snapshot.
+        self.snapshot.read();
         let mut frames = Burst::new();
         self.sides[port].queue.receive(&mut frames);
         if frames.is_empty() {
@@ -86,12 +101,32 @@ impl<Q: Queue> Worker<Q> {
         let counters = &self.ledger.frames;
         counters.received.add(frames.len() as u64);
         counters.received_bytes.add(frames.iter().map(|frame| frame.wire_len() as u64).sum());
-        let verdicts = self.director.decide(now, &snapshot.stations[port], snapshot, &mut frames);
+        self.decide(now, port as u8, frames);
+        true
+    }
+
+    /// One burst of frames that another worker received and whose flows are ours.
+    fn take_over(&mut self, now: Now, other: usize) -> bool {
+        let mut frames = Burst::new();
+        let Some(port) = self.links.take(other, &mut frames) else { return false };
+        self.ledger.frames.handed_in.add(frames.len() as u64);
+        self.decide(now, port, frames);
+        true
+    }
+
+    /// What becomes of frames that came in by `port`, to the end.
+    fn decide(&mut self, now: Now, port: u8, mut frames: Burst<Q::Frame>) {
+        let snapshot = self.snapshot.read();
+        let verdicts = self.director.decide(now, &snapshot.stations[usize::from(port)], snapshot, &mut frames);
         for (frame, verdict) in frames.into_iter().zip(verdicts) {
-            self.dispatch(port as u8, frame, verdict);
+            self.dispatch(port, frame, verdict);
         }
         self.flush();
-        true
+        if let Some((handed, lost)) = self.links.send(port) {
+            let counters = &self.ledger.frames;
+            counters.handed_out.add(handed as u64);
+            counters.dropped[DropReason::HandoverQueueFull as usize].add(lost as u64);
+        }
     }
 
     fn dispatch(&mut self, port: u8, frame: Q::Frame, verdict: Verdict) {
@@ -100,6 +135,7 @@ impl<Q: Queue> Worker<Q> {
             // As many frames as came in at most, so there is room.
             Verdict::Forward { port } => return self.sides[usize::from(port)].leaving.push(frame),
             Verdict::Drop(reason) => return counters.dropped[reason as usize].add(1),
+            Verdict::Hand { worker } => return self.links.stage(worker, frame),
             Verdict::Manage => (&self.outbox.manage, &counters.to_manage, DropReason::ManageQueueFull),
             Verdict::Host => (&self.outbox.host, &counters.to_host, DropReason::HostQueueFull),
         };
@@ -201,8 +237,7 @@ pub fn run<Q: Queue>(
             last_busy = now;
         } else if idle == Idle::Wait && now.since(last_busy) > SPIN {
             worker.ledger.frames.waits.add(1);
-            exchange::wait(&mut awaited, DOZE);
-            inbox.bell.silence();
+            inbox.bell.sleep(&mut awaited, DOZE, || worker.links.waiting());
             last_busy = clock();
         } else {
             std::hint::spin_loop();

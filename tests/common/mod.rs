@@ -64,7 +64,7 @@ pub fn config() -> Config {
         hugepages: false,
         memory_mb: 64,
         idle: Idle::Poll,
-        flows: FlowsConfig { per_worker: 1000 },
+        flows: FlowsConfig { per_worker: 1000, half_open: 1000 },
         control: ControlConfig { socket: "/nowhere".into() },
         services: vec![
             service(Protocol::Tcp, 80, Scheduler::WeightedRoundRobin, &[3, 2, 1]),
@@ -92,7 +92,8 @@ pub fn ledger(snapshot: &Snapshot) -> Arc<Ledger> {
 pub fn director(snapshot: &Snapshot, flows: usize) -> (Director, Arc<Ledger>) {
     let ledger = ledger(snapshot);
     let table = FlowTable::new(flows, false, [0x2b7e_1516_28ae_d2a6, 0xabf7_1588_09cf_4f3c]).unwrap();
-    (Director::new(table, snapshot, 0, ledger.clone()), ledger)
+    let half_open = table.slots();
+    (Director::new(table, half_open, snapshot, 0, ledger.clone()), ledger)
 }
 
 pub fn tcp(client_port: u16, flags: u8) -> FrameBuilder {
@@ -136,12 +137,17 @@ impl Bench {
         self.wire.sent()
     }
 
-    /// received = forwarded + to_manage + to_host + Σ dropped, and the same for what is originated.
     pub fn assert_adds_up(&self) {
-        let counters = &self.ledger.frames;
-        let dropped: u64 = counters.dropped.iter().map(|counter| counter.get()).sum();
-        let gone = counters.forwarded.get() + counters.to_manage.get() + counters.to_host.get() + dropped;
-        assert_eq!(counters.received.get(), gone, "received = forwarded + consumed + dropped by name");
-        assert_eq!(counters.originated.get(), counters.originated_sent.get() + counters.originated_dropped.get());
+        assert_adds_up(&self.ledger);
     }
+}
+
+/// received + handed in = forwarded + to_manage + to_host + handed out + Σ dropped, and the same for what is originated.
+pub fn assert_adds_up(ledger: &Ledger) {
+    let counters = &ledger.frames;
+    let dropped: u64 = counters.dropped.iter().map(|counter| counter.get()).sum();
+    let consumed = counters.to_manage.get() + counters.to_host.get() + counters.handed_out.get();
+    let came = counters.received.get() + counters.handed_in.get();
+    assert_eq!(came, counters.forwarded.get() + consumed + dropped, "forwarded + consumed + dropped by name");
+    assert_eq!(counters.originated.get(), counters.originated_sent.get() + counters.originated_dropped.get());
 }

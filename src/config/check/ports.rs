@@ -7,10 +7,8 @@ use crate::config::error::Mistakes;
 use crate::config::raw::{RawPort, Text, shown};
 use crate::config::{Device, PortConfig};
 use crate::packet::Ipv4Net;
+use crate::packet::port::MAX_PORTS;
 
-/// DPDK's own limit.
-/// As many as a worker has room for.
-const MOST_PORTS: usize = crate::packet::port::MAX_PORTS;
 /// Linux's `IFNAMSIZ`, less the closing zero.
 const LONGEST_INTERFACE: usize = 15;
 const ONE_DEVICE: &str = "exactly one of pci, af_packet, tap and vdev";
@@ -25,8 +23,8 @@ pub(super) fn check(raw: &[RawPort], mistakes: &mut Mistakes) -> Ports {
     if raw.is_empty() {
         mistakes.add(0, "port", "missing: at least one [[port]]");
     }
-    if let Some(first_too_many) = raw.get(MOST_PORTS) {
-        let message = format!("{} ports are not allowed: 1 to {MOST_PORTS}", raw.len());
+    if let Some(first_too_many) = raw.get(MAX_PORTS) {
+        let message = format!("{} ports are not allowed: 1 to {MAX_PORTS}", raw.len());
         mistakes.add(first_too_many.at, "port", message);
     }
     let checked: Vec<_> = raw.iter().enumerate().map(|(index, port)| check_one(index, port, mistakes)).collect();

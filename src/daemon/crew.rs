@@ -1,0 +1,174 @@
+//! The workers: each on a core of its own, with what it owns in memory near it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use super::{clock, pin};
+use crate::config::{Config, FlowsConfig, Idle};
+use crate::control::desk::WorkerFacts;
+use crate::counters::Ledger;
+use crate::director::Director;
+use crate::dpdk::{Eal, Mbuf, PortQueue, Registered};
+use crate::flow::{FlowTable, Owners};
+use crate::preflight::Plan;
+use crate::service::Snapshot;
+use crate::sys::epoch::Reader;
+use crate::worker::exchange::{Inbox, Outbox};
+use crate::worker::handover::Links;
+use crate::worker::{self, Worker};
+
+/// A worker's place, before its thread runs.
+pub struct Post {
+    pub id: usize,
+    pub core: usize,
+    pub queues: Vec<PortQueue>,
+    pub reader: Reader<Snapshot>,
+    pub inbox: Arc<Inbox<Mbuf>>,
+    /// Where flows are shared out in software.
+    pub sharing: Option<(Owners, Links<Mbuf>)>,
+    pub eal: Eal,
+}
+
+/// What a worker says of its table once it has it.
+type Report = Result<String>;
+
+/// The workers' threads.
+pub struct Crew {
+    threads: Vec<(JoinHandle<()>, Arc<Inbox<Mbuf>>)>,
+    facts: Vec<(WorkerFacts<Mbuf>, Receiver<Report>)>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Crew {
+    pub fn new(stop: Arc<AtomicBool>) -> Crew {
+        Crew { threads: Vec::new(), facts: Vec::new(), stop }
+    }
+
+    /// Starts a worker. All of them prepare their tables at the same time.
+    pub fn hire(
+        &mut self,
+        post: Post,
+        config: &Config,
+        plan: &Plan,
+        outbox: &Arc<Outbox<Mbuf>>,
+        remarks: &mut Vec<String>,
+    ) -> Result<()> {
+        let (id, core, inbox) = (post.id, post.core, post.inbox.clone());
+        let reals = config.services.iter().map(|service| service.reals.len()).sum();
+        let ledger = Arc::new(Ledger::new(config.services.len(), reals));
+        let (idle, descriptors) = idle_of(config, &post.queues, id, remarks)?;
+        if core == plan.management_core {
+            remarks.push(shared_core(id, core, idle));
+        }
+        let room = (config.flows.clone(), config.hugepages);
+        let (outbox, stop, its_ledger) = (outbox.clone(), self.stop.clone(), ledger.clone());
+        let (report, reported) = bounded(1);
+        let work = move || {
+            pin(core);
+            let eal = post.eal.clone();
+            let _registered = Registered::new(&eal).inspect_err(|error| log::warn!("worker {id}: {error}")).ok();
+            let Some(worker) = prepare(post, room, its_ledger, outbox, &report) else { return };
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            worker::run(worker, idle, &descriptors, clock, &stop);
+        };
+        let thread = thread::Builder::new().name(format!("worker {id}")).spawn(work)?;
+        self.threads.push((thread, inbox.clone()));
+        let flow_memory = String::new();
+        let facts = WorkerFacts { core, ledger, inbox, flow_capacity: config.flows.per_worker, flow_memory };
+        self.facts.push((facts, reported));
+        Ok(())
+    }
+
+    /// Waits until every worker has its table, and says what is known of them.
+    pub fn muster(&mut self) -> Result<Vec<WorkerFacts<Mbuf>>> {
+        let present = |(mut facts, reported): (WorkerFacts<Mbuf>, Receiver<Report>)| {
+            facts.flow_memory = reported.recv().context("a worker did not start")??;
+            Ok(facts)
+        };
+        self.facts.drain(..).map(present).collect()
+    }
+
+    /// Ends the workers and waits for them.
+    pub fn dismiss(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for (thread, inbox) in self.threads.drain(..) {
+            inbox.bell.ring();
+            if thread.join().is_err() {
+                log::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.dismiss();
+    }
+}
+
+/// On the worker's own core: memory that is touched here first is of this core's NUMA node.
+fn prepare(
+    mut post: Post,
+    (flows, hugepages): (FlowsConfig, bool),
+    ledger: Arc<Ledger>,
+    outbox: Arc<Outbox<Mbuf>>,
+    report: &Sender<Report>,
+) -> Option<Worker<PortQueue>> {
+    let made = table(flows.per_worker, hugepages);
+    let told = made.as_ref().map(|table| table.backing().to_string()).map_err(|error| anyhow::anyhow!("{error:#}"));
+    // Nobody waits for it when the start has failed elsewhere; then we are told to stop.
+    let _ = report.send(told);
+    let director = Director::new(made.ok()?, flows.half_open, post.reader.read(), post.id, ledger.clone());
+    let mut worker = Worker::new(post.queues, director, post.reader, ledger, post.inbox, outbox);
+    if let Some((owners, links)) = post.sharing {
+        worker.share(owners, links);
+    }
+    Some(worker)
+}
+
+fn table(capacity: usize, hugepages: bool) -> Result<FlowTable> {
+    let secret = [getrandom::u64()?, getrandom::u64()?];
+    FlowTable::new(capacity, hugepages, secret)
+        .with_context(|| format!("no memory for a table of {capacity} connections"))
+}
+
+fn shared_core(worker: usize, core: usize, idle: Idle) -> String {
+    match idle {
+        Idle::Wait => format!("worker {worker} and management share core {core}: they take turns"),
+        Idle::Poll => {
+            format!("worker {worker} polls on core {core}, which management shares: it answers late, if at all")
+        }
+    }
+}
+
+/// What the worker does with nothing to do. A port without a descriptor to wait on has to be polled.
+fn idle_of(
+    config: &Config,
+    queues: &[PortQueue],
+    worker: usize,
+    remarks: &mut Vec<String>,
+) -> Result<(Idle, Vec<OwnedFd>)> {
+    if config.idle == Idle::Poll {
+        return Ok((Idle::Poll, Vec::new()));
+    }
+    let mut descriptors = Vec::new();
+    for (queue, port) in queues.iter().zip(&config.ports) {
+        let own: Vec<OwnedFd> =
+            queue.borrow_descriptors().map(|descriptor| descriptor.try_clone_to_owned()).collect::<Result<_, _>>()?;
+        if own.is_empty() {
+            let remark = format!(
+                "worker {worker} polls although idle = \"wait\": port {} ({}) has nothing to wait on",
+                port.name, port.device
+            );
+            remarks.push(remark);
+            return Ok((Idle::Poll, Vec::new()));
+        }
+        descriptors.extend(own);
+    }
+    Ok((Idle::Wait, descriptors))
+}
