@@ -21,6 +21,9 @@ use harness::{Bench, until};
 const SYN: u8 = 2;
 const VIRTUAL: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 100);
 
+/// Several times the buffers that the lab's director has.
+const ENOUGH: u64 = 50_000;
+
 /// A generator that gives the same garbage in every run (xorshift).
 struct Noise(u64);
 
@@ -101,7 +104,16 @@ fn garbage_changes_nothing(port: LabPort) {
     let before = bench.lab.status().unwrap().pid;
     let (mut noise, director) = (Noise(0x6472_6f76_6572), director(&bench));
     std::thread::scope(|scope| {
-        let flood = scope.spawn(|| stranger.send_all((0..100_000).map(|_| garbage(&mut noise, director))));
+        // A busy machine's TAPs lose much of it: on until enough has come through.
+        let flood = scope.spawn(|| {
+            until("garbage to arrive", || {
+                stranger.send_all((0..20_000).map(|_| garbage(&mut noise, director)));
+                match bench.lab.stats().map_err(|error| error.to_string())?.total.received {
+                    enough if enough > ENOUGH => Ok(()),
+                    few => Err(format!("{few} frames")),
+                }
+            });
+        });
         while !flood.is_finished() {
             serves(&bench);
         }
@@ -110,7 +122,6 @@ fn garbage_changes_nothing(port: LabPort) {
     for reason in ["truncated", "bad_ip_header", "bad_ip_checksum"] {
         assert!(stats.total.dropped.get(reason).is_some_and(|count| *count > 0), "{reason}: {stats:?}");
     }
-    assert!(stats.total.received > 50_000, "{stats:?}");
     serves(&bench);
     assert_eq!(bench.lab.status().unwrap().pid, before);
     log_is_short(&bench);
@@ -128,7 +139,7 @@ fn garbage_changes_nothing_on_af_packet() {
 
 /// Spoofed SYNs, four times as many as the table holds.
 #[test]
-fn a_full_table_drops_by_name_and_the_director_still_answers() {
+fn a_flood_of_spoofed_connections_fills_no_table_and_new_clients_are_served() {
     let bench = Bench::new();
     let small = CONFIGURATION.replace("per_worker = 100_000", "per_worker = 5_000");
     let _droverd = bench.direct_with(LabPort::Tap, &small);
@@ -138,7 +149,8 @@ fn a_full_table_drops_by_name_and_the_director_still_answers() {
     stranger.send_all((0..20_000).map(spoofed));
     let stats = settles(&bench);
     let worker = &bench.lab.status().unwrap().workers[0];
-    assert!(stats.total.dropped.get("flow_table_full").is_some_and(|count| *count > 0), "{stats:?}");
+    assert!(stats.total.stateless > 0 && !stats.total.dropped.contains_key("flow_table_full"), "{stats:?}");
+    serves(&bench);
     assert!(worker.flows <= worker.flow_capacity.next_power_of_two(), "{worker:?}");
     bench.sh(CLIENT, "ip neigh flush dev eth0");
     bench.pings_are_answered_once(VIP);

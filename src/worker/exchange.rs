@@ -40,7 +40,7 @@ impl Bell {
     }
 
     /// Waits on the descriptors, this bell's among them, unless there is work by now.
-    pub fn sleep(&self, descriptors: &mut [PollFd<'_>], at_most: Duration, work: impl FnOnce() -> bool) {
+    pub fn sleep(&self, descriptors: &mut Vec<PollFd<'_>>, at_most: Duration, work: impl FnOnce() -> bool) {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if !work() {
