@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use drover::clock::Now;
 use drover::counters::Ledger;
-use drover::director::Director;
+use drover::director::{Director, Tables};
 use drover::dpdk::{Eal, EalOptions, Mempool, Port, PortOptions, PortQueue, cycles};
-use drover::flow::FlowTable;
+use drover::flow::{FlowTable, WideTable};
 use drover::packet::{Burst, Frame, Queue};
 use drover::service::{Reach, Snapshot, Station};
 use drover::sys::epoch::{self, Publisher};
@@ -172,7 +172,9 @@ pub fn snapshot(others: usize) -> Snapshot {
 
 pub fn director(snapshot: &Snapshot, table: FlowTable) -> (Director, Arc<Ledger>) {
     let ledger = Arc::new(Ledger::new(snapshot.services.len(), snapshot.reals.len()));
-    (Director::new(table, snapshot, 0, ledger.clone()), ledger)
+    let half_open = table.slots();
+    let wide = WideTable::new(1024, false, SECRET).expect("memory for a small table");
+    (Director::new(Tables { narrow: table, wide }, half_open, snapshot, 0, ledger.clone()), ledger)
 }
 
 pub fn forwarded(verdicts: &Burst<Verdict>) -> usize {
