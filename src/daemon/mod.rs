@@ -246,6 +246,7 @@ fn manage(
         manager,
         snapshots,
         taps,
+        lost: Vec::new(),
         outbox,
         sender,
         make: Box::new(move |bytes| pool.from_bytes(bytes)),
