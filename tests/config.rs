@@ -96,12 +96,23 @@ fn wrong_types_are_named_as_such() {
 }
 
 #[test]
+fn who_sleeps_may_share_its_core_with_management() {
+    let with = |idle| format!("idle = \"{idle}\"\ncores.management = 1\ncores.workers = [2, 1]\n{PORT}");
+    assert_eq!(
+        messages(&with("poll")),
+        "x.toml:3:21: cores.workers[1]: 1 is not allowed: a core other than cores.management's, or idle = \"wait\" to \
+         share it"
+    );
+    let cores = CoresConfig { management: Some(1), workers: WorkerCores::These(vec![2, 1]) };
+    assert_eq!(good(&with("wait")).cores, cores);
+}
+
+#[test]
 fn cores_flows_and_socket_have_their_limits() {
     expect_after_port(&[
         (
             "[cores]\nmanagement = 1\nworkers = [2, 1, 2, 5000]\n",
-            "x.toml:6:15: cores.workers[1]: 1 is not allowed: a core other than cores.management's\n\
-             x.toml:6:18: cores.workers[2]: 2 is not allowed twice: line 6 has it already\n\
+            "x.toml:6:18: cores.workers[2]: 2 is not allowed twice: line 6 has it already\n\
              x.toml:6:21: cores.workers[3]: 5000 is not allowed: 0 to 1023",
         ),
         ("[cores]\nworkers = []\n", "x.toml:5:11: cores.workers: 0 cores are not allowed: 1 to 127"),
@@ -110,8 +121,7 @@ fn cores_flows_and_socket_have_their_limits() {
         (
             "[flows]\nper_worker = 1_000\n",
             "x.toml:5:14: flows.per_worker: 1000 is not allowed: 1024 to 1073741824; a connection takes about 21.3 bytes \
-             (slots of 16 bytes, three quarters of them used), and the table is rounded up to a power of two: 1000000 \
-             connections take 32 MB a worker",
+             (slots of 16 bytes, three quarters of them used): 1000000 connections take 21 MB a worker",
         ),
         (
             "[control]\nsocket = \"drover.sock\"\n",
@@ -413,13 +423,11 @@ fn a_pci_address_and_a_vdev_are_taken_as_people_write_them() {
 
 #[test]
 fn the_arithmetic_is_that_of_the_table() {
-    for per_worker in [FlowsConfig::LEAST, 3_000, 12_288, 12_289, 100_000, 1_000_000] {
+    for per_worker in [FlowsConfig::LEAST, 3_000, 12_288, 12_289, 100_000, 1_000_001] {
         let table = FlowTable::new(per_worker, false, [1, 2]).unwrap();
-        assert_eq!(
-            FlowsConfig { per_worker, half_open: 0 }.bytes_per_worker(),
-            table.buckets() as u64 * 64,
-            "{per_worker}"
-        );
+        let said = FlowsConfig { per_worker, half_open: 0 }.bytes_per_worker();
+        assert_eq!(said, table.buckets() as u64 * 64, "{per_worker}");
+        assert_eq!(said, FlowTable::bytes_for(per_worker) as u64, "{per_worker}");
     }
 }
 

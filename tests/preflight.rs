@@ -144,12 +144,18 @@ fn more_workers_than_cores_are_refused() {
         bench.problem(&tap("[cores]\nworkers = 4")),
         pair(
             "4 workers, but this process has 4 cores (cores 0, 1, 2, 3), and management takes one",
-            "set workers = 3 under [cores]"
+            "set workers = 3 under [cores], or let management share a core: management = 0, workers = [0, 1, 2, 3]"
         )
     );
+    assert_eq!(bench.problem(&tap("[cores]\nworkers = 5")).1, "set workers = 3 under [cores]");
+    assert_eq!(bench.problem(&tap("idle = \"poll\"\n[cores]\nworkers = 4")).1, "set workers = 3 under [cores]");
     assert_eq!(
-        bench.problem(&tap("[cores]\nworkers = [0, 1, 2, 3]")).0,
-        "the workers take all 4 cores, and none is left for management"
+        bench.problem(&tap("[cores]\nworkers = [2, 0, 1, 3]")),
+        pair(
+            "the workers take all 4 cores, and none is left for management",
+            "take one core out of workers under [cores], or let management share one: management = 0, workers = [2, 0, \
+             1, 3]"
+        )
     );
     assert_eq!(
         bench.problem(&tap("[cores]\nmanagement = 9\nworkers = [1]")).0,
@@ -170,18 +176,49 @@ fn more_workers_than_cores_are_refused() {
 }
 
 #[test]
+fn management_shares_a_core_where_it_is_asked_to() {
+    let bench = Bench::new();
+    bench.status(0, "0-1", u64::MAX);
+    let plan = bench.plan(&tap("[cores]\nmanagement = 0\nworkers = [0, 1]"));
+    assert_eq!(plan, Plan { management_core: 0, worker_cores: vec![0, 1] });
+    let (_, remedy) = bench.problem(&tap("[cores]\nworkers = 2"));
+    assert!(remedy.ends_with("management = 0, workers = [0, 1]"), "{remedy}");
+}
+
+#[test]
+fn workers_on_another_node_than_their_port_are_told() {
+    let bench = Bench::new();
+    let config = bench.config(&tap("[cores]\nmanagement = 0\nworkers = [1, 2, 3]"));
+    let plan = preflight::check(&config, &bench.machine).unwrap();
+    let told = |node| preflight::distant_workers(&bench.machine, &plan, &config, &[node]);
+    assert!(told(Some(1)).is_empty(), "this kernel knows no nodes");
+    bench.write("sys/devices/system/node/online", "0-1\n");
+    bench.write("sys/devices/system/node/node0/cpulist", "0-1\n");
+    bench.write("sys/devices/system/node/node1/cpulist", "2-3\n");
+    assert!(told(None).is_empty());
+    assert_eq!(
+        told(Some(1)),
+        [
+            "port dtap0 is on NUMA node 1, and the workers on these cores are not: 1; each of their packets crosses over. \
+          Cores of node 1: 2-3"
+        ]
+    );
+    assert!(told(Some(0))[0].contains("are not: 2, 3;"), "{:?}", told(Some(0)));
+}
+
+#[test]
 fn memory_that_is_not_there_is_refused_with_the_arithmetic() {
     let bench = Bench::new();
     let (what, remedy) = bench.problem(&tap("flows.per_worker = 100_000_000\nmemory_mb = 4000\n"));
     assert_eq!(
         what,
-        "6048 MB are needed: memory_mb = 4000 and 1 × 2048 MB for the connections (100000000 per worker at about 21.3 \
-         bytes, rounded up to a power of two), but only 4096 MB are free"
+        "6036 MB are needed: memory_mb = 4000 and 1 × 2036 MB for the connections (100000000 per worker at about 21.3 \
+         bytes), but only 4096 MB are free"
     );
     assert_eq!(remedy, "lower memory_mb, or use fewer workers");
     // What the workers need is counted whether or not there are cores for them.
     let problems = bench.problems(&tap("flows.per_worker = 50_000_000\ncores.workers = [1, 2, 3, 8]\n"));
-    assert!(problems[1].what.starts_with("4608 MB are needed: memory_mb = 512 and 4 × 1024 MB"), "{problems:#?}");
+    assert!(problems[1].what.starts_with("4584 MB are needed: memory_mb = 512 and 4 × 1018 MB"), "{problems:#?}");
     let (what, remedy) = bench.problem(&tap("flows.per_worker = 1_000_000_000\n"));
     assert!(what.ends_with("but this machine has 8192 MB in all"), "{what}");
     assert_eq!(remedy, "lower per_worker under [flows], or use fewer workers");
@@ -191,16 +228,16 @@ fn memory_that_is_not_there_is_refused_with_the_arithmetic() {
 fn hugepages_are_counted() {
     let bench = Bench::new();
     let text = tap("").replace("hugepages = false", "hugepages = true");
-    // 512 MB and a table of 32 MB: 272 pages of 2 MB.
+    // 512 MB and a table of 22 MB: 267 pages of 2 MB.
     let (what, remedy) = bench.problem(&text);
-    assert!(what.starts_with("hugepages = true, but none is free; 544 MB are needed: "), "{what}");
-    assert_eq!(remedy, "sysctl vm.nr_hugepages=272 (or set hugepages = false)");
+    assert!(what.starts_with("hugepages = true, but none is free; 534 MB are needed: "), "{what}");
+    assert_eq!(remedy, "sysctl vm.nr_hugepages=267 (or set hugepages = false)");
     // Another program has 50 of 300, and 10 more are promised to it.
     bench.hugepages(2048, 300, 250, 10);
     let (what, remedy) = bench.problem(&text);
     assert!(what.starts_with("hugepages = true, but only 480 MB are free; "), "{what}");
-    assert_eq!(remedy, "sysctl vm.nr_hugepages=332 (or set hugepages = false)");
-    bench.hugepages(2048, 332, 282, 10);
+    assert_eq!(remedy, "sysctl vm.nr_hugepages=327 (or set hugepages = false)");
+    bench.hugepages(2048, 327, 277, 10);
     bench.plan(&text);
     // One page of 1 GB does as well.
     bench.hugepages(2048, 0, 0, 0);

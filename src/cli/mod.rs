@@ -1,5 +1,6 @@
 //! `drover`, the operator's command: asks a director over its config socket and renders the answer.
 
+mod cores;
 pub mod lab;
 pub mod render;
 mod table;
@@ -13,7 +14,8 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::control::client::{Client, ClientError, DEFAULT_SOCKET, SOCKET_VARIABLE, unexpected};
-use crate::control::wire::{Answer, Request};
+use crate::control::wire::{Answer, Request, Status};
+use cores::PerCore;
 use lab::LabVerb;
 use render::Style;
 
@@ -42,7 +44,11 @@ enum Verb {
     #[command(subcommand)]
     Conn(ConnVerb),
     /// Frames counted: forwarded, and dropped by name.
-    Stats,
+    Stats {
+        /// How evenly the workers share the work.
+        #[arg(long)]
+        per_core: bool,
+    },
     /// Stop the director, and wait until it has.
     Stop {
         /// Wait no longer than this; 0 does not wait.
@@ -130,7 +136,7 @@ fn run(cli: &Cli, style: Style, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Status => status(&mut client, cli.json, style, out),
         Verb::Service(ServiceVerb::List) => services(&mut client, cli.json, style, out),
         Verb::Conn(ConnVerb::List { limit }) => connections(&mut client, cli.json, *limit, out),
-        Verb::Stats => stats(&mut client, cli.json, style, out),
+        Verb::Stats { per_core } => stats(&mut client, cli.json, *per_core, style, out),
         Verb::Stop { wait } => stop(&mut client, cli.json, Duration::from_secs(*wait), out),
         Verb::Lab(_) => Ok(()),
     }
@@ -142,11 +148,15 @@ fn ask<T>(client: &mut Client, request: Request, fits: impl Fn(Answer) -> Option
     fits(answer).ok_or_else(|| unexpected(&request))
 }
 
-fn status(client: &mut Client, json: bool, style: Style, out: &mut impl Write) -> Result<(), Failure> {
-    let status = ask(client, Request::Status, |answer| match answer {
+fn ask_status(client: &mut Client) -> Result<Status, ClientError> {
+    ask(client, Request::Status, |answer| match answer {
         Answer::Status(status) => Some(status),
         _ => None,
-    })?;
+    })
+}
+
+fn status(client: &mut Client, json: bool, style: Style, out: &mut impl Write) -> Result<(), Failure> {
+    let status = ask_status(client)?;
     if json {
         return print_json(&status, out);
     }
@@ -189,11 +199,16 @@ fn connections(client: &mut Client, json: bool, limit: Option<u64>, out: &mut im
     Ok(())
 }
 
-fn stats(client: &mut Client, json: bool, style: Style, out: &mut impl Write) -> Result<(), Failure> {
+fn stats(client: &mut Client, json: bool, per_core: bool, style: Style, out: &mut impl Write) -> Result<(), Failure> {
     let stats = ask(client, Request::Stats, |answer| match answer {
         Answer::Stats(stats) => Some(stats),
         _ => None,
     })?;
+    if per_core {
+        let shares = PerCore::new(&ask_status(client)?, &stats);
+        let text = || shares.render(style);
+        return if json { print_json(&shares, out) } else { Ok(out.write_all(text().as_bytes())?) };
+    }
     if json { print_json(&stats, out) } else { Ok(out.write_all(render::stats(&stats, style).as_bytes())?) }
 }
 

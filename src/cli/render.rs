@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::table::{Column, Table};
 use crate::control::wire::{
     ConnEntry, FrameStats, ManageStats, PortStats, PortStatus, RealEntry, RealState, ServiceEntry, Stats, Status,
-    WorkerStatus,
+    Steering, WorkerStatus,
 };
 use crate::packet::BURST;
 use crate::verdict::DropReason;
@@ -70,7 +70,7 @@ pub fn status(status: &Status, services: &[ServiceEntry], style: Style) -> Strin
 
 fn director(status: &Status) -> String {
     format!(
-        "droverd {} (commit {}), DPDK {}, pid {}, up {}\nconfiguration {}, epoch {}; management on core {}\n",
+        "droverd {} (commit {}), DPDK {}, pid {}, up {}\nconfiguration {}, epoch {}; management on core {}{}\n",
         plain(&status.version),
         plain(&status.commit),
         plain(&status.dpdk),
@@ -79,6 +79,11 @@ fn director(status: &Status) -> String {
         plain(&status.config),
         status.epoch,
         status.management_core,
+        match status.steering {
+            Steering::OneWorker => "",
+            Steering::Nic => "; flows come to their workers by the NIC",
+            Steering::Software => "; flows come to their workers by software",
+        },
     )
 }
 
@@ -259,17 +264,18 @@ fn frames(stats: &Stats, style: Style) -> String {
     table.row(["forwarded".into(), total.forwarded.to_string(), total.forwarded_bytes.to_string()]);
     let underway = stats.workers.len().max(1) as u64 * BURST as u64;
     let in_line = Sum {
-        whole: ("received", total.received),
+        whole: &[("received", total.received), ("handed in", total.handed_in)],
         parts: &[
             ("forwarded", total.forwarded),
             ("management", total.to_manage),
             ("host", total.to_host),
+            ("handed out", total.handed_out),
             ("dropped", dropped(total)),
         ],
         underway,
     };
     let out_line = Sum {
-        whole: ("originated", total.originated),
+        whole: &[("originated", total.originated)],
         parts: &[("sent", total.originated_sent), ("dropped", total.originated_dropped)],
         underway,
     };
@@ -289,7 +295,7 @@ fn dropped(frames: &FrameStats) -> u64 {
 
 /// An identity between counters: the whole is counted apart from its parts.
 struct Sum<'a> {
-    whole: (&'a str, u64),
+    whole: &'a [(&'a str, u64)],
     parts: &'a [(&'a str, u64)],
     /// So many frames can be between two counters while they are read.
     underway: u64,
@@ -297,8 +303,8 @@ struct Sum<'a> {
 
 impl Sum<'_> {
     fn show(&self, style: Style) -> String {
-        let parts = self.parts.iter().fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
-        let off = self.whole.1.abs_diff(parts);
+        let sum = |side: &[(&str, u64)]| side.iter().fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
+        let off = sum(self.whole).abs_diff(sum(self.parts));
         let verdict = match off {
             0 => style.paint(Paint::Good, "adds up"),
             off if off <= self.underway => {
@@ -308,9 +314,14 @@ impl Sum<'_> {
                 style.paint(Paint::Bad, &format!("DOES NOT ADD UP, off by {off}: a fault of drover, please report it"))
             }
         };
-        let parts: Vec<String> = self.parts.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        format!("  {} {} = {}: {verdict}\n", self.whole.0, self.whole.1, parts.join(" + "))
+        format!("  {} = {}: {verdict}\n", added(self.whole), added(self.parts))
     }
+}
+
+/// Between workers nothing is handed over unless it has to be, and then nothing is said of it.
+fn added(side: &[(&str, u64)]) -> String {
+    let said = side.iter().filter(|(name, count)| *count > 0 || !name.starts_with("handed"));
+    said.map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(" + ")
 }
 
 fn drops(total: &FrameStats, style: Style) -> String {
@@ -440,11 +451,11 @@ mod tests {
     #[test]
     fn a_sum_that_is_wrong_is_loud_and_a_burst_under_way_is_not() {
         let show =
-            |whole| Sum { whole: ("all", whole), parts: &[("a", 3), ("b", 4)], underway: 32 }.show(Style::default());
+            |whole| Sum { whole: &[("all", whole)], parts: &[("a", 3), ("b", 4)], underway: 32 }.show(Style::default());
         assert_eq!(show(7), "  all 7 = a 3 + b 4: adds up\n");
         assert!(show(39).contains("off by 32: a burst under way"));
         assert!(show(40).contains("DOES NOT ADD UP, off by 33"));
-        let huge = Sum { whole: ("all", 0), parts: &[("a", u64::MAX), ("b", 1)], underway: 32 };
+        let huge = Sum { whole: &[("all", 0)], parts: &[("a", u64::MAX), ("b", 1)], underway: 32 };
         assert!(huge.show(Style::default()).contains("DOES NOT ADD UP"));
     }
 

@@ -1,7 +1,7 @@
 //! Who runs where.
 
 use super::{Machine, Plan, Problem};
-use crate::config::{Config, Idle, WorkerCores};
+use crate::config::{Config, Device, Idle, WorkerCores};
 
 pub(super) fn plan(config: &Config, machine: &Machine, problems: &mut Vec<Problem>) -> Option<Plan> {
     let allowed = machine.allowed_cores();
@@ -10,7 +10,9 @@ pub(super) fn plan(config: &Config, machine: &Machine, problems: &mut Vec<Proble
         return None;
     }
     let before = problems.len();
-    let may_share = config.idle == Idle::Wait;
+    // Who has nothing to sleep on never lets go of a core.
+    let polls = config.idle == Idle::Poll || config.ports.iter().any(|port| matches!(port.device, Device::Pci(_)));
+    let may_share = !polls;
     let config = &config.cores;
     if let Some(core) = config.management {
         core_is_allowed(core, "cores.management", &allowed, problems);

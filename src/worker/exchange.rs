@@ -129,3 +129,41 @@ pub struct Page {
     /// Where to go on; none: that was the last bucket.
     pub next: Option<usize>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+    use std::thread;
+    use std::time::Instant;
+
+    /// One side sleeps whenever there is nothing to do, the other gives it something at every moment around that; a
+    /// wake-up that is lost would cost a minute.
+    #[test]
+    fn no_wake_up_is_lost() {
+        const ROUNDS: u64 = 200_000;
+        const LOST: Duration = Duration::from_secs(60);
+        let (bell, given, taken) = (Bell::new().unwrap(), AtomicU64::new(0), AtomicU64::new(0));
+        let started = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut awaited = [readable(bell.as_fd())];
+                for round in 1..=ROUNDS {
+                    while given.load(Ordering::Acquire) < round {
+                        bell.sleep(&mut awaited, LOST, || given.load(Ordering::Acquire) >= round);
+                    }
+                    taken.store(round, Ordering::Release);
+                }
+            });
+            for round in 1..=ROUNDS {
+                while taken.load(Ordering::Acquire) < round - 1 {
+                    std::hint::spin_loop();
+                }
+                (0..round % 64).for_each(|_| std::hint::spin_loop());
+                given.store(round, Ordering::Release);
+                bell.wake();
+            }
+        });
+        assert!(started.elapsed() < LOST, "a wake-up was lost");
+    }
+}

@@ -39,7 +39,7 @@ fn each_command_prints_what_the_document_shows() {
             commands.push(command.to_string());
         }
     }
-    for verb in ["status", "service list", "conn list", "stats", "stop"] {
+    for verb in ["status", "service list", "conn list", "stats", "stats --per-core", "stop"] {
         assert!(commands.iter().any(|command| command == &format!("$ drover {verb}")), "{verb} is not shown");
         let json = format!("$ drover {verb} --json");
         assert!(commands.iter().any(|command| command.starts_with(&json)), "{verb} --json is not shown");
