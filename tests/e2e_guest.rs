@@ -41,7 +41,8 @@ fn directs(bench: &Bench, guest: &mut Guest, nic: &Nic, driver: &str) {
     bind(guest, nic, driver);
     start(guest);
     what_it_says_of_itself(guest, nic);
-    pass("droverd runs and knows all servers");
+    memory_is_near(guest, nic);
+    pass("droverd runs and knows all servers, its memory where it belongs");
     forwards(bench, guest, nic);
     pass(&format!("{REQUESTS} requests served, all frames rewritten as they should be"));
     adds_up(guest);
@@ -131,6 +132,18 @@ fn what_it_says_of_itself(guest: &mut Guest, nic: &Nic) {
     assert!(warnings.iter().any(|warning| warning.contains("it has no hash for IPv4")), "{warnings:?}");
     let distant = "port lan is on NUMA node 1, and the workers on these cores are not: 1;";
     assert!(warnings.iter().any(|warning| warning.starts_with(distant)), "{warnings:?}");
+}
+
+/// Buffers on the NIC's NUMA node, if it has one; each worker's table on the worker's.
+fn memory_is_near(guest: &mut Guest, nic: &Nic) {
+    let maps = guest.sh("grep -w huge /proc/$droverd/numa_maps");
+    // DPDK's segments are memfds, one for each page.
+    let (buffers, tables): (Vec<&str>, Vec<&str>) = maps.lines().partition(|line| line.contains("memfd:"));
+    let on = |lines: &[&str], node: &str| lines.iter().filter(|line| line.contains(node)).count();
+    assert_eq!((on(&tables, " N0="), on(&tables, " N1=")), (1, 1), "{maps}");
+    let (near, far) = (on(&buffers, " N1="), on(&buffers, " N0="));
+    // A page of EAL's own is where management runs.
+    assert!(nic.spreads || (near >= 10 && far <= 1), "{maps}");
 }
 
 /// Real requests, and every frame of theirs where it arrives.
