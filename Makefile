@@ -9,7 +9,7 @@ REQUESTS ?= 1000
 once := $(if $(filter-out 0,$(ONCE)),--once)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check build deps lab-down clean
+.PHONY: help run test guest check build deps test-deps lab-down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -17,9 +17,12 @@ help: ## list the targets
 run: build ## a director, three servers and 1,000 requests, until Ctrl-C (ONCE=1: check and leave)
 	@target/release/drover lab demo --port $(PORT) --requests $(REQUESTS) $(once)
 
-test: deps ## every test, with and without DPDK, end-to-end ones too
+test: test-deps ## every test, with and without DPDK, end-to-end ones too
 	$(CARGO) test --workspace
 	$(CARGO) test --no-default-features
+
+guest: test-deps ## droverd on a PCI NIC of two queues, in a virtual machine; part of `make test`
+	$(CARGO) test --test e2e_guest -- --nocapture
 
 check: deps ## format, lints and the tidy test: exactly what is asked of a change
 	$(CARGO) fmt --all --check
@@ -32,6 +35,9 @@ build: deps ## both programs, in target/release
 
 deps: ## install by apt what is missing
 	@.ci/packages
+
+test-deps:
+	@.ci/packages qemu-system-x86 busybox-static cpio binutils
 
 lab-down: ## take down what a lab left behind
 	@target/release/drover lab down

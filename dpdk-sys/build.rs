@@ -8,7 +8,7 @@ const REMEDY: &str = "install it (Debian: apt install libdpdk-dev pkg-config lib
                       --no-default-features, which leaves DPDK out";
 
 /// Only what is used: no driver (EAL loads those when it starts).
-const LIBRARIES: &[&str] = &["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"];
+const LIBRARIES: &[&str] = &["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_hash", "rte_eal"];
 
 const FUNCTIONS: &[&str] = &[
     "rte_eal_init",
@@ -38,6 +38,9 @@ const FUNCTIONS: &[&str] = &[
     "rte_pktmbuf_(alloc|free)",
     "rte_mempool_free",
     "rte_mempool_(avail|in_use)_count",
+    "rte_hash_(create|free|add_key|del_key|lookup_bulk)",
+    "rte_rdtsc",
+    "rte_get_tsc_hz",
     "drover_.*",
 ];
 
@@ -96,6 +99,7 @@ fn generate(flags: &[String], out: &std::path::Path) {
         .blocklist_type("rte_mbuf")
         .opaque_type("rte_mempool")
         .opaque_type("rte_device")
+        .opaque_type("rte_hash")
         .derive_default(true)
         .generate_comments(false)
         .layout_tests(true)

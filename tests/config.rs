@@ -121,8 +121,7 @@ fn cores_flows_and_socket_have_their_limits() {
         (
             "[flows]\nper_worker = 1_000\n",
             "x.toml:5:14: flows.per_worker: 1000 is not allowed: 1024 to 1073741824; a connection takes about 21.3 bytes \
-             (slots of 16 bytes, three quarters of them used), and the table is rounded up to a power of two: 1000000 \
-             connections take 32 MB a worker",
+             (slots of 16 bytes, three quarters of them used): 1000000 connections take 21 MB a worker",
         ),
         (
             "[control]\nsocket = \"drover.sock\"\n",
@@ -424,13 +423,11 @@ fn a_pci_address_and_a_vdev_are_taken_as_people_write_them() {
 
 #[test]
 fn the_arithmetic_is_that_of_the_table() {
-    for per_worker in [FlowsConfig::LEAST, 3_000, 12_288, 12_289, 100_000, 1_000_000] {
+    for per_worker in [FlowsConfig::LEAST, 3_000, 12_288, 12_289, 100_000, 1_000_001] {
         let table = FlowTable::new(per_worker, false, [1, 2]).unwrap();
-        assert_eq!(
-            FlowsConfig { per_worker, half_open: 0 }.bytes_per_worker(),
-            table.buckets() as u64 * 64,
-            "{per_worker}"
-        );
+        let said = FlowsConfig { per_worker, half_open: 0 }.bytes_per_worker();
+        assert_eq!(said, table.buckets() as u64 * 64, "{per_worker}");
+        assert_eq!(said, FlowTable::bytes_for(per_worker) as u64, "{per_worker}");
     }
 }
 

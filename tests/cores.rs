@@ -55,7 +55,7 @@ impl Crew {
             let table = FlowTable::new(10_000, false, [id as u64 + 1, 7]).unwrap();
             let ledger = ledger(&snapshot());
             let wire = SimQueue::with_room(100_000);
-            let director = Director::new(table, 10_000, &snapshot(), id, ledger.clone());
+            let director = Director::new(table, usize::MAX, &snapshot(), id, ledger.clone());
             let inbox = crew.inboxes[id].clone();
             let mut worker = Worker::new(vec![wire.clone()], director, reader, ledger.clone(), inbox, outbox.clone());
             if let Some(links) = links.next() {

@@ -212,13 +212,13 @@ fn memory_that_is_not_there_is_refused_with_the_arithmetic() {
     let (what, remedy) = bench.problem(&tap("flows.per_worker = 100_000_000\nmemory_mb = 4000\n"));
     assert_eq!(
         what,
-        "6048 MB are needed: memory_mb = 4000 and 1 × 2048 MB for the connections (100000000 per worker at about 21.3 \
-         bytes, rounded up to a power of two), but only 4096 MB are free"
+        "6036 MB are needed: memory_mb = 4000 and 1 × 2036 MB for the connections (100000000 per worker at about 21.3 \
+         bytes), but only 4096 MB are free"
     );
     assert_eq!(remedy, "lower memory_mb, or use fewer workers");
     // What the workers need is counted whether or not there are cores for them.
     let problems = bench.problems(&tap("flows.per_worker = 50_000_000\ncores.workers = [1, 2, 3, 8]\n"));
-    assert!(problems[1].what.starts_with("4608 MB are needed: memory_mb = 512 and 4 × 1024 MB"), "{problems:#?}");
+    assert!(problems[1].what.starts_with("4584 MB are needed: memory_mb = 512 and 4 × 1018 MB"), "{problems:#?}");
     let (what, remedy) = bench.problem(&tap("flows.per_worker = 1_000_000_000\n"));
     assert!(what.ends_with("but this machine has 8192 MB in all"), "{what}");
     assert_eq!(remedy, "lower per_worker under [flows], or use fewer workers");
@@ -228,16 +228,16 @@ fn memory_that_is_not_there_is_refused_with_the_arithmetic() {
 fn hugepages_are_counted() {
     let bench = Bench::new();
     let text = tap("").replace("hugepages = false", "hugepages = true");
-    // 512 MB and a table of 32 MB: 272 pages of 2 MB.
+    // 512 MB and a table of 22 MB: 267 pages of 2 MB.
     let (what, remedy) = bench.problem(&text);
-    assert!(what.starts_with("hugepages = true, but none is free; 544 MB are needed: "), "{what}");
-    assert_eq!(remedy, "sysctl vm.nr_hugepages=272 (or set hugepages = false)");
+    assert!(what.starts_with("hugepages = true, but none is free; 534 MB are needed: "), "{what}");
+    assert_eq!(remedy, "sysctl vm.nr_hugepages=267 (or set hugepages = false)");
     // Another program has 50 of 300, and 10 more are promised to it.
     bench.hugepages(2048, 300, 250, 10);
     let (what, remedy) = bench.problem(&text);
     assert!(what.starts_with("hugepages = true, but only 480 MB are free; "), "{what}");
-    assert_eq!(remedy, "sysctl vm.nr_hugepages=332 (or set hugepages = false)");
-    bench.hugepages(2048, 332, 282, 10);
+    assert_eq!(remedy, "sysctl vm.nr_hugepages=327 (or set hugepages = false)");
+    bench.hugepages(2048, 327, 277, 10);
     bench.plan(&text);
     // One page of 1 GB does as well.
     bench.hugepages(2048, 0, 0, 0);
@@ -269,17 +269,27 @@ fn a_pci_device_must_be_there_and_let_go_by_the_kernel() {
 }
 
 #[test]
+fn the_interface_of_a_virtio_device_is_found_too() {
+    let bench = Bench::new();
+    bench.nic(Some("virtio-pci"), Some("17"));
+    bench.write("sys/bus/pci/devices/0000:3b:00.0/virtio0/net/eth3/mtu", "1500\n");
+    let remedy = bench.problem(NIC).1;
+    assert_eq!(remedy, "modprobe vfio-pci && ip link set eth3 down && dpdk-devbind.py -b vfio-pci 0000:3b:00.0");
+}
+
+#[test]
 fn a_pci_device_without_driver_and_iommu_gets_the_whole_line() {
     let bench = Bench::new();
     bench.nic(None, None);
-    assert_eq!(
-        bench.problem(NIC),
-        pair(
-            "port \"0000:3b:00.0\": PCI device 0000:3b:00.0 has no driver",
-            "modprobe vfio-pci && echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode && dpdk-devbind.py -b \
-             vfio-pci 0000:3b:00.0 (the machine shows no IOMMU: safer is intel_iommu=on or amd_iommu=on for the kernel)"
-        )
-    );
+    let safer = "(the machine shows no IOMMU: safer is intel_iommu=on or amd_iommu=on for the kernel)";
+    let (what, remedy) = bench.problem(NIC);
+    assert_eq!(what, "port \"0000:3b:00.0\": PCI device 0000:3b:00.0 has no driver");
+    let bind = "modprobe uio_pci_generic && dpdk-devbind.py -b uio_pci_generic 0000:3b:00.0";
+    assert_eq!(remedy, format!("{bind} {safer}"));
+    bench.write("sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "N\n");
+    let bind = "modprobe vfio-pci && echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode && \
+                dpdk-devbind.py -b vfio-pci 0000:3b:00.0";
+    assert_eq!(bench.problem(NIC).1, format!("{bind} {safer}"));
 }
 
 #[test]
@@ -308,6 +318,45 @@ fn vfio_needs_its_group() {
     );
     bench.write("dev/vfio/noiommu-17", "");
     bench.plan(NIC);
+}
+
+#[test]
+fn vfio_needs_the_driver_of_the_iommu() {
+    let bench = Bench::new();
+    bench.nic(Some("vfio-pci"), Some("17"));
+    bench.write("dev/vfio/17", "");
+    assert_eq!(
+        bench.problem(NIC),
+        pair(
+            "port \"0000:3b:00.0\": vfio-pci has no driver for the IOMMU (vfio_iommu_type1)",
+            "modprobe vfio_iommu_type1"
+        )
+    );
+    bench.write("sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "65535\n");
+    bench.plan(NIC);
+}
+
+#[test]
+fn a_whole_iommu_group_is_given_away() {
+    let bench = Bench::new();
+    bench.nic(Some("vfio-pci"), Some("17"));
+    bench.write("dev/vfio/17", "");
+    bench.write("sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "65535\n");
+    let devices = "sys/kernel/iommu_groups/17/devices";
+    for (device, driver) in [("0000:3a:00.0", "pcieport"), ("0000:3b:00.0", "vfio-pci")] {
+        bench.link(&format!("{devices}/{device}/driver"), &format!("../../../../../bus/pci/drivers/{driver}"));
+    }
+    bench.write(&format!("{devices}/0000:3b:00.2/class"), "0x088000\n");
+    bench.plan(NIC);
+    bench.link(&format!("{devices}/0000:3b:00.1/driver"), "../../../../../bus/pci/drivers/ixgbe");
+    assert_eq!(
+        bench.problem(NIC),
+        pair(
+            "port \"0000:3b:00.0\": 0000:3b:00.0 shares its IOMMU group with 0000:3b:00.1, which is held by the \
+             kernel's ixgbe",
+            "dpdk-devbind.py -b vfio-pci 0000:3b:00.1 (or another slot for the card)"
+        )
+    );
 }
 
 #[test]

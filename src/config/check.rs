@@ -102,10 +102,10 @@ fn flows_per_worker(raw: &Number, mistakes: &mut Mistakes) -> usize {
     if !ALLOWED.contains(&value) {
         let message = format!(
             "{value} is not allowed: {} to {}; a connection takes about 21.3 bytes (slots of 16 bytes, three quarters \
-             of them used), and the table is rounded up to a power of two: {DEFAULT} connections take {} MB a worker",
+             of them used): {DEFAULT} connections take {} MB a worker",
             ALLOWED.start(),
             ALLOWED.end(),
-            FlowsConfig { per_worker: DEFAULT as usize, half_open: 0 }.bytes_per_worker() >> 20,
+            FlowsConfig { per_worker: DEFAULT as usize, half_open: 0 }.bytes_per_worker().div_ceil(1 << 20),
         );
         mistakes.add(raw.span().start, "flows.per_worker", message);
     }

@@ -201,10 +201,10 @@ impl FlowsConfig {
     pub const LEAST: usize = 1_024;
     pub const MOST: usize = 1 << 30;
 
-    /// What one worker's table takes: four slots of 16 bytes in a bucket of 64, three of them used, and a power of
-    /// two of buckets.
+    /// What one worker's table takes: buckets of 64 bytes with three of their four slots used, and sixteen more as its
+    /// stash.
     pub const fn bytes_per_worker(&self) -> u64 {
-        (self.per_worker as u64).div_ceil(3).next_power_of_two() * 64
+        ((self.per_worker as u64).div_ceil(3) + 16) * 64
     }
 }
 

@@ -26,6 +26,8 @@ use crate::worker::{self, Worker};
 pub struct Post {
     pub id: usize,
     pub core: usize,
+    /// The core's NUMA node, where there are nodes.
+    pub node: Option<u32>,
     pub queues: Vec<PortQueue>,
     pub reader: Reader<Snapshot>,
     pub inbox: Arc<Inbox<Mbuf>>,
@@ -111,19 +113,19 @@ impl Drop for Crew {
     }
 }
 
-/// On the worker's own core: memory that is touched here first is of this core's NUMA node.
+/// On the worker's own core, with its table in memory of that core's NUMA node.
 fn prepare(
     mut post: Post,
-    (room, hugepages): (FlowsConfig, bool),
+    (flows, hugepages): (FlowsConfig, bool),
     ledger: Arc<Ledger>,
     outbox: Arc<Outbox<Mbuf>>,
     report: &Sender<Report>,
 ) -> Option<Worker<PortQueue>> {
-    let made = table(room.per_worker, hugepages);
+    let made = table(flows.per_worker, hugepages, post.node);
     let told = made.as_ref().map(|table| table.backing().to_string()).map_err(|error| anyhow::anyhow!("{error:#}"));
     // Nobody waits for it when the start has failed elsewhere; then we are told to stop.
     let _ = report.send(told);
-    let director = Director::new(made.ok()?, room.half_open, post.reader.read(), post.id, ledger.clone());
+    let director = Director::new(made.ok()?, flows.half_open, post.reader.read(), post.id, ledger.clone());
     let mut worker = Worker::new(post.queues, director, post.reader, ledger, post.inbox, outbox);
     if let Some((owners, links)) = post.sharing {
         worker.share(owners, links);
@@ -131,9 +133,9 @@ fn prepare(
     Some(worker)
 }
 
-fn table(capacity: usize, hugepages: bool) -> Result<FlowTable> {
+fn table(capacity: usize, hugepages: bool, node: Option<u32>) -> Result<FlowTable> {
     let secret = [getrandom::u64()?, getrandom::u64()?];
-    FlowTable::new(capacity, hugepages, secret)
+    FlowTable::on_node(capacity, hugepages, node, secret)
         .with_context(|| format!("no memory for a table of {capacity} connections"))
 }
 

@@ -3,9 +3,11 @@
 //! Whoever holds a port, a queue or a mempool holds the environment they live in; see [`eal`] for what that means at
 //! the end.
 
+pub mod cycles;
 mod descriptor;
 pub mod eal;
 pub mod error;
+pub mod hash;
 pub mod mbuf;
 pub mod mempool;
 mod messages;
@@ -17,6 +19,7 @@ pub mod thread;
 
 pub use eal::{Eal, EalOptions};
 pub use error::Error;
+pub use hash::HashTable;
 pub use mbuf::Mbuf;
 pub use mempool::Mempool;
 pub use port::{Link, Port, PortInfo, PortOptions};

@@ -1,42 +1,33 @@
 //! The flow table: one cache line decides a flow.
 //!
 //! A bucket is a line of four exact 64-bit keys and four values. A key lives in one of two buckets; when both are full
-//! of living flows, a few entries are moved to their other bucket, copied before they are cleared. Nothing is ever
-//! full of the dead: what has run out is taken for free by lookups and inserts, and a bounded sweep clears it.
-//! Everything is allocated at the start.
+//! of living flows, a few entries are moved to their other bucket (`room.rs`), and when that does not help either, it
+//! goes to the stash: a few buckets behind the others, which nobody looks at while they are empty. Nothing is ever full
+//! of the dead: what has run out is taken for free by lookups and inserts, and a bounded sweep clears it. Everything is
+//! allocated at the start. Nothing that lives is ever evicted.
+//!
+//! Keys that 64 bits cannot hold have a table of the same kind with buckets of two lines.
+
+mod key;
+mod room;
 
 use std::io;
-use std::net::Ipv4Addr;
 
 use super::state::{FlowState, timeout_ticks};
-use crate::service::{RealId, ServiceId};
-use crate::sys::memory::{Backing, Line, Region};
+use crate::service::RealId;
+use crate::sys::memory::{Backing, Bucket, Region};
 use crate::sys::prefetch;
+use crate::sys::probe::{self, Probe, VALUES};
+
+pub use key::{FlowKey, Hash, Key, WideKey};
 
 const SLOTS: usize = 4;
-/// Slots that are planned for each flow: tables are built for this load at most.
-const LOAD_PERCENT: usize = 75;
-/// How many moves an insert may chain.
-const MOVES: usize = 3;
+/// Of the four slots of a bucket, those that are planned to be used: tables are built for three quarters of load.
+const PLANNED: usize = 3;
+/// Where what finds no room in its buckets waits.
+const STASH_BUCKETS: usize = 16;
+/// The first word of no key.
 const EMPTY: u64 = 0;
-
-/// Client address, client port and service: exactly a flow, in 64 bits, never zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey(u64);
-
-impl FlowKey {
-    pub const fn new(client: Ipv4Addr, port: u16, service: ServiceId) -> FlowKey {
-        FlowKey((client.to_bits() as u64) << 32 | (port as u64) << 16 | service.number() as u64)
-    }
-
-    pub fn client(self) -> (Ipv4Addr, u16) {
-        (Ipv4Addr::from_bits((self.0 >> 32) as u32), (self.0 >> 16) as u16)
-    }
-
-    pub fn service(self) -> Option<ServiceId> {
-        ServiceId::from_number(self.0 as u16)
-    }
-}
 
 /// What a flow is pinned to: its entry's other half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +43,7 @@ impl Pin {
         self.real.0 as u64 | (self.state as u64) << 16 | (self.seen as u64) << 32
     }
 
+    #[inline(always)]
     fn unpack(value: u64) -> Pin {
         Pin {
             real: RealId(value as u16),
@@ -61,40 +53,108 @@ impl Pin {
     }
 
     /// Ticks that it has left at `tick`; zero: it has run out.
+    #[inline(always)]
     pub const fn left(self, tick: u32) -> u32 {
         timeout_ticks(self.state).saturating_sub(tick.wrapping_sub(self.seen))
     }
 }
 
-/// A key's hash: both of its buckets.
-#[derive(Clone, Copy, Debug)]
-pub struct Hash(u64);
-
-/// Where an entry is.
+/// Where an entry is, until something is entered or swept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
-    bucket: usize,
-    index: usize,
+pub struct Slot(u32);
+
+impl Slot {
+    const fn new(bucket: usize, entry: usize) -> Slot {
+        Slot((bucket * SLOTS + entry) as u32)
+    }
+
+    const fn bucket(self) -> usize {
+        self.0 as usize / SLOTS
+    }
+
+    const fn entry(self) -> usize {
+        self.0 as usize % SLOTS
+    }
 }
 
-/// Both buckets of the key are full of living flows, and so is all that could be moved.
+/// What a first look at a key's first bucket showed. It need not be true any more when it is used.
+#[derive(Clone, Copy, Debug)]
+pub struct Hint(u32);
+
+impl Hint {
+    const ELSEWHERE: u32 = u32::MAX;
+}
+
+impl Default for Hint {
+    fn default() -> Hint {
+        Hint(Hint::ELSEWHERE)
+    }
+}
+
+/// Both buckets of the key are full of living flows, and so are all that could be moved to, and the stash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull;
 
-pub struct FlowTable {
-    buckets: Region,
-    mask: usize,
+pub struct Table<K: Key<QUADS>, const QUADS: usize> {
+    /// Those that hashes choose, and the stash behind them.
+    buckets: Region<QUADS>,
+    stash: usize,
+    /// Entries in the stash.
+    stashed: usize,
     secret: [u64; 2],
+    probe: Probe,
     flows: usize,
+    /// More flows than that, and an insert does not try as hard: a flood at a full table must stay cheap.
+    crowded: usize,
     swept: usize,
+    keys: std::marker::PhantomData<K>,
 }
 
-impl FlowTable {
+/// For IPv4: a bucket is one line.
+pub type FlowTable = Table<FlowKey, 2>;
+/// For IPv6, and for services that take several addresses or ports: a bucket is two lines.
+pub type WideTable = Table<WideKey, 4>;
+
+impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
     /// A table with room for `flows`, all of it allocated and touched.
-    pub fn new(flows: usize, hugepages: bool, secret: [u64; 2]) -> io::Result<FlowTable> {
-        let buckets = buckets_for(flows);
-        let region = Region::allocate(buckets, hugepages)?;
-        Ok(FlowTable { buckets: region, mask: buckets - 1, secret, flows: 0, swept: 0 })
+    pub fn new(flows: usize, hugepages: bool, secret: [u64; 2]) -> io::Result<Self> {
+        Self::on_node(flows, hugepages, None, secret)
+    }
+
+    /// The same on a memory node of choice.
+    pub fn on_node(flows: usize, hugepages: bool, node: Option<u32>, secret: [u64; 2]) -> io::Result<Self> {
+        let chosen = chosen_for(flows);
+        let refused = |error: io::Error| {
+            let (each, mb) = (size_of::<Bucket<QUADS>>(), Self::bytes_for(flows).div_ceil(1 << 20));
+            let what = format!(
+                "{flows} connections take {mb} MB ({flows} / {PLANNED} + {STASH_BUCKETS} buckets of {each} bytes): \
+                 {error}"
+            );
+            io::Error::new(error.kind(), what)
+        };
+        // A slot has a number of 32 bits.
+        let stash = u32::try_from(chosen).ok().filter(|chosen| chosen.checked_mul(SLOTS as u32 + 1).is_some());
+        let stash = stash.ok_or_else(|| refused(io::ErrorKind::OutOfMemory.into()))?;
+        let buckets = Region::allocate(stash, STASH_BUCKETS, hugepages, node).map_err(refused)?;
+        let (stashed, flows, swept) = (0, 0, 0);
+        let crowded = chosen * SLOTS / 10 * 9;
+        let (probe, keys) = (Probe::best(), std::marker::PhantomData);
+        Ok(Table { buckets, stash: chosen, stashed, secret, probe, flows, crowded, swept, keys })
+    }
+
+    /// What a table for so many flows takes: 21.3 bytes each, 42.7 in a wide one, and the stash.
+    pub const fn bytes_for(flows: usize) -> usize {
+        (chosen_for(flows) + STASH_BUCKETS) * size_of::<Bucket<QUADS>>()
+    }
+
+    /// Compares keys in this way from now on.
+    pub fn set_probe(&mut self, probe: Probe) {
+        self.probe = probe;
+    }
+
+    /// How keys are compared on this CPU.
+    pub fn probe_name(&self) -> &'static str {
+        self.probe.name()
     }
 
     pub fn len(&self) -> usize {
@@ -105,8 +165,14 @@ impl FlowTable {
         self.flows == 0
     }
 
+    /// Those in the stash among them.
+    pub fn stashed(&self) -> usize {
+        self.stashed
+    }
+
+    /// How many entries hashes can choose; the stash comes on top.
     pub fn slots(&self) -> usize {
-        self.buckets.len() * SLOTS
+        self.stash * SLOTS
     }
 
     pub fn buckets(&self) -> usize {
@@ -117,314 +183,217 @@ impl FlowTable {
         self.buckets.backing()
     }
 
-    /// Two keyed multiply-folds: who does not know the secret cannot aim at a bucket, and clients in a row (one round
-    /// leaves them in a lattice) spread out.
-    pub fn hash(&self, key: FlowKey) -> Hash {
-        let once = fold(key.0 ^ self.secret[0], self.secret[1] | 1);
-        Hash(fold(once ^ self.secret[1], 0x9fb2_1c65_1e98_df25))
+    /// The memory node it is on.
+    pub fn node(&self) -> Option<u32> {
+        self.buckets.node()
     }
 
+    /// Two keyed multiply-folds (three for a wide key): who does not know the secret cannot aim at a bucket.
+    #[inline(always)]
+    pub fn hash(&self, key: K) -> Hash {
+        key.hash(self.secret)
+    }
+
+    /// Asks for the lines of the bucket in which the key most likely is.
+    #[inline(always)]
     pub fn prefetch(&self, hash: Hash) {
-        prefetch::line(&self.buckets[self.first(hash)]);
+        prefetch::bucket(self.buckets.choose(hash.first()));
     }
 
-    fn first(&self, hash: Hash) -> usize {
-        hash.0 as usize & self.mask
+    /// Asks for both buckets: for a key that is most likely new.
+    #[inline(always)]
+    pub fn prefetch_both(&self, hash: Hash) {
+        prefetch::bucket(self.buckets.choose(hash.first()));
+        prefetch::bucket(&self.buckets[self.second(hash)]);
     }
 
-    /// Never the first, so that each key has two.
-    fn second(&self, hash: Hash) -> usize {
-        let first = self.first(hash);
-        let second = (hash.0 >> 32) as usize & self.mask;
-        if second == first { first ^ 1 } else { second }
+    /// Looks for each key in its first bucket, whose lines should have arrived by now, and asks for the second bucket
+    /// of those that are not there, so that no `find_at` after it waits for memory. As many as both slices have.
+    #[inline]
+    pub fn seek_burst(&self, wanted: &[(K, Hash)], hints: &mut [Hint]) {
+        let asked = wanted.iter().map(|(key, hash)| (key.words(), hash.first()));
+        let mut pairs = wanted.iter().zip(hints);
+        self.probe.burst(&self.buckets, asked, |found| {
+            if let Some(((_, hash), hint)) = pairs.next() {
+                *hint = self.hint(*hash, found);
+            }
+        });
+    }
+
+    /// The same for one key.
+    #[inline(always)]
+    pub fn seek(&self, key: K, hash: Hash) -> Hint {
+        self.hint(hash, probe::matches(self.buckets.choose(hash.first()), &key.words()))
+    }
+
+    #[inline(always)]
+    fn hint(&self, hash: Hash, found: u32) -> Hint {
+        if found == 0 {
+            prefetch::bucket(&self.buckets[self.second(hash)]);
+            return Hint::default();
+        }
+        Hint(Slot::new(self.first(hash), found.trailing_zeros() as usize).0)
+    }
+
+    /// What `find` says, with less work if the hint is still true.
+    #[inline(always)]
+    pub fn find_at(&self, hint: Hint, key: K, hash: Hash, tick: u32) -> Option<(Slot, Pin)> {
+        let slot = Slot(hint.0);
+        match self.buckets.get(slot.bucket()) {
+            Some(bucket) if key_in::<K, QUADS>(bucket, slot.entry()) == key => {
+                let pin = Pin::unpack(bucket.0[VALUES][slot.entry()]);
+                (pin.left(tick) > 0).then_some((slot, pin))
+            }
+            _ => self.find(key, hash, tick),
+        }
     }
 
     /// The entry of `key`, if it has one that has not run out.
-    pub fn find(&self, key: FlowKey, hash: Hash, tick: u32) -> Option<(Slot, Pin)> {
-        let slot = self.position(self.first(hash), key).or_else(|| self.position(self.second(hash), key))?;
+    #[inline]
+    pub fn find(&self, key: K, hash: Hash, tick: u32) -> Option<(Slot, Pin)> {
+        let slot = self.locate(key, hash)?;
         let pin = self.pin(slot);
         (pin.left(tick) > 0).then_some((slot, pin))
     }
 
-    fn position(&self, bucket: usize, key: FlowKey) -> Option<Slot> {
-        let line = &self.buckets[bucket].0;
-        (0..SLOTS).find(|index| line[*index] == key.0).map(|index| Slot { bucket, index })
+    #[inline(always)]
+    fn first(&self, hash: Hash) -> usize {
+        self.buckets.place(hash.first())
     }
 
+    /// Never the first, so that each key has two.
+    #[inline(always)]
+    fn second(&self, hash: Hash) -> usize {
+        let (first, second) = (self.first(hash), self.buckets.place(hash.second()));
+        match second {
+            second if second != first => second,
+            0 => 1,
+            last => last - 1,
+        }
+    }
+
+    /// Where the key's entry is, be it living or dead.
+    #[inline(always)]
+    fn locate(&self, key: K, hash: Hash) -> Option<Slot> {
+        let words = key.words();
+        let found = probe::matches(self.buckets.choose(hash.first()), &words);
+        if found != 0 {
+            return Some(Slot::new(self.first(hash), found.trailing_zeros() as usize));
+        }
+        let second = self.second(hash);
+        let found = probe::matches(&self.buckets[second], &words);
+        if found != 0 {
+            return Some(Slot::new(second, found.trailing_zeros() as usize));
+        }
+        if self.stashed == 0 { None } else { self.locate_in_stash(&words) }
+    }
+
+    #[cold]
+    fn locate_in_stash(&self, words: &[u64; QUADS]) -> Option<Slot> {
+        self.buckets.iter().enumerate().skip(self.stash).find_map(|(place, bucket)| {
+            let found = probe::matches(bucket, words);
+            (found != 0).then(|| Slot::new(place, found.trailing_zeros() as usize))
+        })
+    }
+
+    #[inline(always)]
     pub fn pin(&self, slot: Slot) -> Pin {
-        Pin::unpack(self.buckets[slot.bucket].0[SLOTS + slot.index])
+        Pin::unpack(self.buckets[slot.bucket()].0[VALUES][slot.entry()])
     }
 
+    #[inline(always)]
     pub fn update(&mut self, slot: Slot, pin: Pin) {
-        self.buckets[slot.bucket].0[SLOTS + slot.index] = pin.pack();
+        self.buckets[slot.bucket()].0[VALUES][slot.entry()] = pin.pack();
     }
 
     /// Enters a flow that `find` did not find. What had run out and lies in its way is handed to `expired` and gone.
-    pub fn insert(
-        &mut self,
-        key: FlowKey,
-        hash: Hash,
-        pin: Pin,
-        mut expired: impl FnMut(FlowKey, Pin),
-    ) -> Result<Slot, TableFull> {
+    pub fn insert(&mut self, key: K, hash: Hash, pin: Pin, mut expired: impl FnMut(K, Pin)) -> Result<Slot, TableFull> {
         let tick = pin.seen;
-        let buckets = [self.first(hash), self.second(hash)];
         // An entry of this very key that ran out must not stay beside the new one.
-        for bucket in buckets {
-            if let Some(slot) = self.position(bucket, key) {
-                self.clear(slot, &mut expired);
-            }
+        if let Some(old) = self.locate(key, hash) {
+            self.clear(old, &mut expired);
         }
-        let free = buckets
-            .into_iter()
-            .find_map(|bucket| self.free_slot(bucket, tick, &mut expired))
-            .or_else(|| buckets.into_iter().find_map(|bucket| self.make_room(bucket, tick, MOVES, &mut expired)))
-            .ok_or(TableFull)?;
-        self.buckets[free.bucket].0[SLOTS + free.index] = pin.pack();
-        self.buckets[free.bucket].0[free.index] = key.0;
+        let buckets = [self.first(hash), self.second(hash)];
+        let free = match buckets.into_iter().find_map(|bucket| self.free_slot(bucket, tick, &mut expired)) {
+            Some(free) => free,
+            None => self.make_room(buckets, tick, &mut expired).ok_or(TableFull)?,
+        };
+        self.enter(free, key, pin.pack());
         self.flows += 1;
         Ok(free)
     }
 
-    /// A free slot of the bucket: an empty one, or one whose flow has run out.
-    fn free_slot(&mut self, bucket: usize, tick: u32, expired: &mut impl FnMut(FlowKey, Pin)) -> Option<Slot> {
-        let slots = (0..SLOTS).map(|index| Slot { bucket, index });
-        if let Some(slot) = slots.clone().find(|slot| self.buckets[bucket].0[slot.index] == EMPTY) {
-            return Some(slot);
+    fn enter(&mut self, slot: Slot, key: K, value: u64) {
+        let bucket = &mut self.buckets[slot.bucket()];
+        let words = key.words();
+        bucket.0[VALUES][slot.entry()] = value;
+        // The first word is what makes it an entry: it comes last.
+        for quad in (0..QUADS).rev().filter(|quad| *quad != VALUES) {
+            bucket.0[quad][slot.entry()] = words[quad];
         }
-        let slot = slots.into_iter().find(|slot| self.pin(*slot).left(tick) == 0)?;
-        self.clear(slot, expired);
-        Some(slot)
+        self.stashed += usize::from(slot.bucket() >= self.stash);
     }
 
-    /// Frees a slot of the bucket by moving its entry to the other bucket of that entry, `moves` deep at most.
-    fn make_room(
-        &mut self,
-        bucket: usize,
-        tick: u32,
-        moves: usize,
-        expired: &mut impl FnMut(FlowKey, Pin),
-    ) -> Option<Slot> {
-        for deep in 0..moves {
-            for index in 0..SLOTS {
-                let from = Slot { bucket, index };
-                let other = self.other_bucket(from);
-                let to = match deep {
-                    0 => self.free_slot(other, tick, expired),
-                    _ => self.make_room(other, tick, deep, expired),
-                };
-                // A deeper move may have come through this very bucket.
-                if let Some(to) = to.filter(|to| to.bucket != bucket) {
-                    self.move_entry(from, to);
-                    return Some(from);
-                }
-                if to.is_some() {
-                    return to;
-                }
-            }
-        }
-        None
+    fn leave(&mut self, slot: Slot) {
+        self.buckets[slot.bucket()].0[0][slot.entry()] = EMPTY;
+        self.stashed -= usize::from(slot.bucket() >= self.stash);
     }
 
-    fn other_bucket(&self, slot: Slot) -> usize {
-        let hash = self.hash(FlowKey(self.buckets[slot.bucket].0[slot.index]));
-        let first = self.first(hash);
-        if first == slot.bucket { self.second(hash) } else { first }
-    }
-
-    /// Copies before it clears: whoever finds the table cut off in the middle finds the entry at least once.
-    fn move_entry(&mut self, from: Slot, to: Slot) {
-        let line = self.buckets[from.bucket].0;
-        let target = &mut self.buckets[to.bucket].0;
-        target[SLOTS + to.index] = line[SLOTS + from.index];
-        target[to.index] = line[from.index];
-        self.buckets[from.bucket].0[from.index] = EMPTY;
-    }
-
-    fn clear(&mut self, slot: Slot, gone: &mut impl FnMut(FlowKey, Pin)) {
-        let line = &mut self.buckets[slot.bucket].0;
-        let key = FlowKey(std::mem::replace(&mut line[slot.index], EMPTY));
-        let pin = Pin::unpack(line[SLOTS + slot.index]);
+    fn clear(&mut self, slot: Slot, gone: &mut impl FnMut(K, Pin)) {
+        let (key, pin) = (key_in(&self.buckets[slot.bucket()], slot.entry()), self.pin(slot));
+        self.leave(slot);
         self.flows -= 1;
         gone(key, pin);
     }
 
     /// Clears what has run out in the next `count` buckets, round and round.
-    pub fn sweep(&mut self, tick: u32, count: usize, mut expired: impl FnMut(FlowKey, Pin)) {
+    pub fn sweep(&mut self, tick: u32, count: usize, mut expired: impl FnMut(K, Pin)) {
         for _ in 0..count.min(self.buckets.len()) {
-            let bucket = self.swept;
-            self.swept = (self.swept + 1) & self.mask;
-            for index in 0..SLOTS {
-                let slot = Slot { bucket, index };
-                if self.buckets[bucket].0[index] != EMPTY && self.pin(slot).left(tick) == 0 {
-                    self.clear(slot, &mut expired);
+            let place = self.swept;
+            self.swept = if place + 1 == self.buckets.len() { 0 } else { place + 1 };
+            let bucket = &mut self.buckets[place];
+            let before = self.flows;
+            for entry in 0..SLOTS {
+                let pin = Pin::unpack(bucket.0[VALUES][entry]);
+                if bucket.0[0][entry] != EMPTY && pin.left(tick) == 0 {
+                    let key = key_in(bucket, entry);
+                    bucket.0[0][entry] = EMPTY;
+                    self.flows -= 1;
+                    expired(key, pin);
                 }
+            }
+            if place >= self.stash {
+                self.stashed -= before - self.flows;
+                self.settle(place, tick, &mut expired);
             }
         }
     }
 
     /// The living flows of one bucket; none past the last bucket.
-    pub fn bucket(&self, bucket: usize, tick: u32) -> impl Iterator<Item = (FlowKey, Pin)> {
-        let line = self.buckets.get(bucket).map_or([EMPTY; 8], |line| line.0);
+    pub fn bucket(&self, bucket: usize, tick: u32) -> impl Iterator<Item = (K, Pin)> {
+        let bucket = self.buckets.get(bucket).copied().unwrap_or(Bucket::EMPTY);
         (0..SLOTS)
-            .filter(move |index| line[*index] != EMPTY)
-            .map(move |index| (FlowKey(line[index]), Pin::unpack(line[SLOTS + index])))
+            .filter(move |entry| bucket.0[0][*entry] != EMPTY)
+            .map(move |entry| (key_in(&bucket, entry), Pin::unpack(bucket.0[VALUES][entry])))
             .filter(move |(_, pin)| pin.left(tick) > 0)
     }
 }
 
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
+#[inline(always)]
+fn key_in<K: Key<QUADS>, const QUADS: usize>(bucket: &Bucket<QUADS>, entry: usize) -> K {
+    K::from_words(bucket.0.map(|quad| quad[entry]))
 }
 
-/// A power of two of buckets in which `flows` make the planned load.
-pub fn buckets_for(flows: usize) -> usize {
-    (flows.max(1) * 100).div_ceil(LOAD_PERCENT * SLOTS).next_power_of_two().max(2)
+/// So many buckets that `flows` make the planned load.
+const fn chosen_for(flows: usize) -> usize {
+    let buckets = flows.div_ceil(PLANNED);
+    if buckets < 2 { 2 } else { buckets }
 }
 
-/// What a table for so many flows takes.
-pub fn bytes_for(flows: usize) -> usize {
-    buckets_for(flows) * size_of::<Line>()
+/// What a table for so many IPv4 flows takes.
+pub const fn bytes_for(flows: usize) -> usize {
+    FlowTable::bytes_for(flows)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    fn table(flows: usize) -> FlowTable {
-        FlowTable::new(flows, false, [0x2b7e_1516_28ae_d2a6, 0xabf7_1588_09cf_4f3c]).unwrap()
-    }
-
-    fn key(client: u32, port: u16) -> FlowKey {
-        FlowKey::new(Ipv4Addr::from(client), port, ServiceId::from_number(1).unwrap())
-    }
-
-    fn pin(real: u16, seen: u32) -> Pin {
-        Pin { real: RealId(real), state: FlowState::Close, seen }
-    }
-
-    /// CLOSE lives ten seconds.
-    const LIFE: u32 = timeout_ticks(FlowState::Close);
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Packet { client: u32, real: u16 },
-        Pass(u32),
-        Sweep(usize),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            8 => (0u32..40, any::<u16>()).prop_map(|(client, real)| Step::Packet { client, real }),
-            1 => (1u32..LIFE + 2).prop_map(Step::Pass),
-            1 => (0usize..20).prop_map(Step::Sweep),
-        ]
-    }
-
-    proptest! {
-        /// Against a map of the living: the same flows, the same pins, and every flow that ends is reported once.
-        #[test]
-        fn does_what_a_map_does(steps in proptest::collection::vec(step(), 1..400)) {
-            let mut table = table(20);
-            let mut model: HashMap<FlowKey, Pin> = HashMap::new();
-            let mut tick = 1_000;
-            for step in steps {
-                let mut ended = Vec::new();
-                match step {
-                    Step::Pass(ticks) => tick += ticks,
-                    Step::Sweep(count) => table.sweep(tick, count, |key, pin| ended.push((key, pin))),
-                    Step::Packet { client, real } => {
-                        let key = key(client, 7);
-                        let hash = table.hash(key);
-                        let living = model.get(&key).copied().filter(|pin| pin.left(tick) > 0);
-                        prop_assert_eq!(table.find(key, hash, tick).map(|found| found.1), living);
-                        if let Some((slot, _)) = table.find(key, hash, tick) {
-                            table.update(slot, pin(real, tick));
-                            model.insert(key, pin(real, tick));
-                        } else if table.insert(key, hash, pin(real, tick), |key, pin| ended.push((key, pin))).is_ok() {
-                            if let Some(old) = ended.iter().position(|(other, _)| *other == key) {
-                                let (_, old) = ended.remove(old);
-                                prop_assert_eq!(model.remove(&key), Some(old));
-                            }
-                            model.insert(key, pin(real, tick));
-                        } else {
-                            let living = model.values().filter(|pin| pin.left(tick) > 0).count();
-                            prop_assert!(living > table.slots() / 2, "full at {} of {}", living, table.slots());
-                        }
-                    }
-                }
-                for (key, pin) in ended {
-                    prop_assert_eq!(pin.left(tick), 0);
-                    prop_assert_eq!(model.remove(&key), Some(pin));
-                }
-                prop_assert_eq!(table.len(), model.len());
-            }
-            let listed: HashMap<_, _> = (0..table.buckets()).flat_map(|bucket| table.bucket(bucket, tick)).collect();
-            model.retain(|_, pin| pin.left(tick) > 0);
-            prop_assert_eq!(listed, model);
-        }
-    }
-
-    #[test]
-    fn holds_what_it_was_built_for_and_more() {
-        let mut table = table(100_000);
-        let mut entered = 0usize;
-        for client in 0u32.. {
-            let key = key(client.wrapping_mul(2_654_435_761), 80);
-            let hash = table.hash(key);
-            match table.insert(key, hash, pin(1, 5), |_, _| panic!("nothing has run out")) {
-                Ok(slot) => assert_eq!(table.find(key, hash, 5), Some((slot, pin(1, 5)))),
-                Err(TableFull) => break,
-            }
-            entered += 1;
-        }
-        assert!(entered * 100 > table.slots() * 85, "{entered} of {}", table.slots());
-        assert_eq!(table.len(), entered);
-        let again = (0..entered as u32).filter(|client| {
-            let key = key(client.wrapping_mul(2_654_435_761), 80);
-            table.find(key, table.hash(key), 5).is_some()
-        });
-        assert_eq!(again.count(), entered, "moving lost somebody");
-    }
-
-    #[test]
-    fn a_full_table_of_the_dead_takes_the_living() {
-        let mut table = table(1_000);
-        let mut client = 0;
-        while let key = key(client, 1)
-            && table.insert(key, table.hash(key), pin(1, 0), |_, _| ()).is_ok()
-        {
-            client += 1;
-        }
-        let full = table.len();
-        let mut ended = 0;
-        let again = full * 9 / 10;
-        for client in 0..again as u32 {
-            let key = key(client, 2);
-            table.insert(key, table.hash(key), pin(2, LIFE), |_, _| ended += 1).expect("only the dead are here");
-        }
-        assert_eq!(table.len(), full + again - ended);
-        table.sweep(LIFE, table.buckets(), |_, pin| {
-            assert_eq!(pin.real, RealId(1));
-            ended += 1;
-        });
-        assert_eq!((ended, table.len()), (full, again));
-    }
-
-    #[test]
-    fn memory_is_what_is_said() {
-        assert_eq!(bytes_for(3), 128);
-        assert_eq!(bytes_for(786_432), 262_144 * 64);
-        assert_eq!(table(1_000_000).slots(), 2_097_152);
-    }
-
-    #[test]
-    fn keys_are_exact() {
-        let service = ServiceId::from_number(7).unwrap();
-        let key = FlowKey::new(Ipv4Addr::new(10, 1, 2, 3), 54321, service);
-        assert_eq!((key.client(), key.service()), ((Ipv4Addr::new(10, 1, 2, 3), 54321), Some(service)));
-    }
-}
+mod tests;

@@ -10,9 +10,12 @@ use crate::config::{Config, Device, PortConfig};
 use crate::sys::interfaces::Interface;
 
 /// Drivers that hand a device over to a process.
-const USER_DRIVERS: &[&str] = &["vfio-pci", "igb_uio", "uio_pci_generic"];
+const USER_DRIVERS: &[&str] = &[VFIO, "igb_uio", "uio_pci_generic"];
+const VFIO: &str = "vfio-pci";
 /// Drivers that DPDK works beside: their devices stay with the kernel.
 const SHARED_DRIVERS: &[&str] = &["mlx4_core", "mlx5_core"];
+/// Drivers that may hold other devices of an IOMMU group that a process uses.
+const GROUP_DRIVERS: &[&str] = &[VFIO, "pci-stub", "pcieport"];
 
 pub(super) fn check(config: &Config, machine: &Machine, problems: &mut Vec<Problem>) {
     for port in &config.ports {
@@ -43,7 +46,7 @@ fn pci(port: &PortConfig, address: &str, machine: &Machine, problems: &mut Vec<P
     }
     let driver = link_name(&device.join("driver"));
     match driver.as_deref() {
-        Some("vfio-pci") => vfio_group(port, address, &device, machine, problems),
+        Some(VFIO) => vfio(port, address, &device, machine, problems),
         Some(driver) if USER_DRIVERS.contains(&driver) || SHARED_DRIVERS.contains(&driver) => {
             if !machine.is_true_root() {
                 let what = format!("port \"{}\": a PCI device with the driver {driver} needs root", port.name);
@@ -53,29 +56,45 @@ fn pci(port: &PortConfig, address: &str, machine: &Machine, problems: &mut Vec<P
         _ => {
             let held = driver.map_or("has no driver".to_owned(), |driver| format!("is held by the kernel's {driver}"));
             let what = format!("port \"{}\": PCI device {address} {held}", port.name);
-            problems.push(Problem::new(what, bind(address, &device)));
+            problems.push(Problem::new(what, bind(address, &device, machine)));
         }
     }
 }
 
-/// The lines that give a device to vfio-pci.
-fn bind(address: &str, device: &Path) -> String {
-    let mut steps = vec!["modprobe vfio-pci".to_owned()];
-    for interface in fs::read_dir(device.join("net")).into_iter().flatten().flatten() {
-        steps.push(format!("ip link set {} down", interface.file_name().to_string_lossy()));
+/// The lines that give a device to the driver that fits this machine.
+fn bind(address: &str, device: &Path, machine: &Machine) -> String {
+    let mut steps = Vec::new();
+    let safe = link_name(&device.join("iommu_group")).is_some();
+    let parameter = "module/vfio/parameters/enable_unsafe_noiommu_mode";
+    // Without an IOMMU vfio-pci takes a device only if the kernel was built for that, and Debian's are not.
+    let driver = if safe || machine.sys.join(parameter).exists() { VFIO } else { "uio_pci_generic" };
+    steps.push(format!("modprobe {driver}"));
+    steps.extend(kernel_interfaces(device).iter().map(|interface| format!("ip link set {interface} down")));
+    if !safe && driver == VFIO {
+        steps.push(format!("echo 1 > /sys/{parameter}"));
     }
-    if link_name(&device.join("iommu_group")).is_none() {
-        steps.push("echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode".to_owned());
-    }
-    steps.push(format!("dpdk-devbind.py -b vfio-pci {address}"));
+    steps.push(format!("dpdk-devbind.py -b {driver} {address}"));
     let mut line = steps.join(" && ");
-    if link_name(&device.join("iommu_group")).is_none() {
+    if !safe {
         line.push_str(" (the machine shows no IOMMU: safer is intel_iommu=on or amd_iommu=on for the kernel)");
     }
     line
 }
 
-fn vfio_group(port: &PortConfig, address: &str, device: &Path, machine: &Machine, problems: &mut Vec<Problem>) {
+/// Those over this device; a virtio device is one step further away from its own.
+fn kernel_interfaces(device: &Path) -> Vec<String> {
+    let names = |directory: &Path| -> Vec<String> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let mut interfaces = names(&device.join("net"));
+    for virtio in names(device).iter().filter(|name| name.starts_with("virtio")) {
+        interfaces.extend(names(&device.join(virtio).join("net")));
+    }
+    interfaces
+}
+
+fn vfio(port: &PortConfig, address: &str, device: &Path, machine: &Machine, problems: &mut Vec<Problem>) {
     let Some(group) = link_name(&device.join("iommu_group")) else {
         let what = format!("port \"{}\": PCI device {address} is in no IOMMU group, and vfio-pci needs one", port.name);
         problems.push(Problem::new(
@@ -84,19 +103,46 @@ fn vfio_group(port: &PortConfig, address: &str, device: &Path, machine: &Machine
         ));
         return;
     };
-    let files = [machine.dev.join("vfio").join(&group), machine.dev.join("vfio").join(format!("noiommu-{group}"))];
+    let without_iommu = machine.dev.join("vfio").join(format!("noiommu-{group}"));
+    if without_iommu.exists() {
+        may_open(port, &without_iommu, problems);
+        return;
+    }
+    group_is_ours(port, address, device, problems);
+    let file = machine.dev.join("vfio").join(&group);
+    if !file.exists() {
+        let what = format!("port \"{}\": {} is missing", port.name, file.display());
+        problems.push(Problem::new(what, "modprobe vfio-pci, and in a container pass /dev/vfio on"));
+    } else if !machine.sys.join("module/vfio_iommu_type1").exists() {
+        let what = format!("port \"{}\": vfio-pci has no driver for the IOMMU (vfio_iommu_type1)", port.name);
+        problems.push(Problem::new(what, "modprobe vfio_iommu_type1"));
+    } else {
+        may_open(port, &file, problems);
+    }
+}
+
+/// The kernel gives a group away as a whole: none of its devices may be left with another driver.
+fn group_is_ours(port: &PortConfig, address: &str, device: &Path, problems: &mut Vec<Problem>) {
+    let others = fs::read_dir(device.join("iommu_group/devices")).into_iter().flatten().flatten();
+    for other in others {
+        let name = other.file_name().to_string_lossy().into_owned();
+        let Some(driver) = link_name(&other.path().join("driver")) else { continue };
+        if name != address && !GROUP_DRIVERS.contains(&&*driver) {
+            let what = format!(
+                "port \"{}\": {address} shares its IOMMU group with {name}, which is held by the kernel's {driver}",
+                port.name
+            );
+            let remedy = format!("dpdk-devbind.py -b vfio-pci {name} (or another slot for the card)");
+            problems.push(Problem::new(what, remedy));
+        }
+    }
+}
+
+fn may_open(port: &PortConfig, file: &Path, problems: &mut Vec<Problem>) {
     let usable = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
-    match files.iter().find(|file| file.exists()) {
-        None => {
-            let what = format!("port \"{}\": {} is missing", port.name, files[0].display());
-            problems.push(Problem::new(what, "modprobe vfio-pci, and in a container pass /dev/vfio on"));
-        }
-        Some(file) if rustix::fs::access(file, usable).is_err() => {
-            let what = format!("port \"{}\": no permission for {}", port.name, file.display());
-            problems
-                .push(Problem::new(what, format!("start droverd as root, or chown {} to its user", file.display())));
-        }
-        Some(_) => {}
+    if rustix::fs::access(file, usable).is_err() {
+        let what = format!("port \"{}\": no permission for {}", port.name, file.display());
+        problems.push(Problem::new(what, format!("start droverd as root, or chown {} to its user", file.display())));
     }
 }
 

@@ -35,7 +35,7 @@ impl Need {
         let tables = each.saturating_mul(workers as u64);
         let arithmetic = format!(
             "{} MB are needed: memory_mb = {} and {workers} × {} MB for the connections ({} per worker at about 21.3 \
-             bytes, rounded up to a power of two)",
+             bytes)",
             buffers.saturating_add(tables).div_ceil(MB),
             config.memory_mb,
             each.div_ceil(MB),

@@ -11,4 +11,6 @@ pub mod netdev;
 #[allow(unsafe_code)]
 pub mod prefetch;
 #[allow(unsafe_code)]
+pub mod probe;
+#[allow(unsafe_code)]
 pub mod signals;

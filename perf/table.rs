@@ -1,0 +1,256 @@
+//! `table`: the flow table alone, beside DPDK's `rte_hash` with the same keys, on the same pages, at the same load.
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+
+use drover::dpdk::HashTable;
+use drover::flow::{FlowKey, FlowState, FlowTable, Hash, Pin, timeout_ticks};
+use drover::packet::BURST;
+use drover::service::{RealId, ServiceId};
+
+use crate::bench::{Bench, Outcome, Size};
+use crate::measure::{CHUNK, Contender, Measured, Samples, interleave, repeat, timed};
+use crate::traffic::{Mix, Sequence, client};
+
+/// The time at which all is entered.
+const TICK: u32 = 8_000;
+
+/// Both kinds of key of a flow: ours, and the same 64 bits for `rte_hash`.
+#[derive(Clone, Copy)]
+struct Key {
+    ours: FlowKey,
+    theirs: u64,
+}
+
+fn key(flow: u32) -> Key {
+    let service = ServiceId::from_number(1).expect("one is a number");
+    let (address, port) = client(flow);
+    let ours = FlowKey::new(Ipv4Addr::from_bits(address), port, service);
+    Key { ours, theirs: u64::from(address) << 32 | u64::from(port) << 16 | 1 }
+}
+
+const fn pin(state: FlowState) -> Pin {
+    Pin { real: RealId(3), state, seen: TICK }
+}
+
+/// Two tables with the same flows in them.
+struct Pair {
+    ours: FlowTable,
+    theirs: HashTable,
+    flows: u32,
+    ours_keys: Vec<FlowKey>,
+    theirs_keys: Vec<u64>,
+}
+
+impl Pair {
+    fn new(bench: &Bench, size: Size) -> Result<Pair, Box<dyn std::error::Error>> {
+        let slots = size.flows / 3 * 4;
+        let mut pair = Pair {
+            ours: bench.table(size.flows)?,
+            theirs: HashTable::create(&bench.eal, &format!("bench-{}", size.name), slots)?,
+            flows: size.flows,
+            ours_keys: Vec::with_capacity(CHUNK),
+            theirs_keys: Vec::with_capacity(CHUNK),
+        };
+        for flow in 0..size.flows {
+            let key = key(flow);
+            enter(&mut pair.ours, key.ours, FlowState::Established)?;
+            assert!(pair.theirs.add(key.theirs), "rte_hash takes three quarters of its entries");
+        }
+        Ok(pair)
+    }
+
+    /// The keys of a chunk, not timed.
+    fn prepare(&mut self, mut flow: impl FnMut() -> u32) {
+        self.ours_keys.clear();
+        self.theirs_keys.clear();
+        for _ in 0..CHUNK {
+            let key = key(flow());
+            self.ours_keys.push(key.ours);
+            self.theirs_keys.push(key.theirs);
+        }
+    }
+
+    fn ours_finds(&self) -> (u64, usize) {
+        let mut found = 0;
+        let cycles = timed(|| {
+            for keys in self.ours_keys.chunks(BURST) {
+                let mut hashes = [const { None::<Hash> }; BURST];
+                for (hash, key) in hashes.iter_mut().zip(keys) {
+                    let computed = self.ours.hash(*key);
+                    self.ours.prefetch(computed);
+                    *hash = Some(computed);
+                }
+                for (key, hash) in keys.iter().zip(hashes.into_iter().flatten()) {
+                    found += usize::from(black_box(self.ours.find(*key, hash, TICK)).is_some());
+                }
+            }
+        });
+        (cycles, found)
+    }
+
+    fn theirs_finds(&self) -> (u64, usize) {
+        let mut found = 0;
+        let cycles = timed(|| {
+            for keys in self.theirs_keys.chunks(BURST) {
+                let mut places = [0; BURST];
+                self.theirs.find(keys, &mut places);
+                found += black_box(&places)[..keys.len()].iter().filter(|place| **place >= 0).count();
+            }
+        });
+        (cycles, found)
+    }
+
+    /// A chunk of new flows that soon run out, entered as the director does it: looked up first, in bursts.
+    fn ours_enters(&mut self) -> u64 {
+        let cycles = timed(|| {
+            for keys in self.ours_keys.chunks(BURST) {
+                for key in keys {
+                    self.ours.prefetch(self.ours.hash(*key));
+                }
+                for key in keys {
+                    let hash = self.ours.hash(*key);
+                    let entered = self.ours.insert(*key, hash, pin(FlowState::None), |_, _| ());
+                    assert!(entered.is_ok(), "there is room at this load");
+                }
+            }
+        });
+        // Not timed: they run out, the others do not.
+        self.ours.sweep(TICK + timeout_ticks(FlowState::None), self.ours.buckets(), |_, _| ());
+        assert_eq!(self.ours.len(), self.flows as usize);
+        cycles
+    }
+
+    fn theirs_enters(&mut self) -> u64 {
+        let mut entered = 0;
+        let cycles = timed(|| {
+            for key in &self.theirs_keys {
+                entered += usize::from(self.theirs.add(*key));
+            }
+        });
+        for key in &self.theirs_keys {
+            self.theirs.remove(*key);
+        }
+        // What it refuses, it refuses quickly; that is no insertion.
+        cycles * CHUNK as u64 / entered.max(1) as u64
+    }
+}
+
+fn enter(table: &mut FlowTable, key: FlowKey, state: FlowState) -> Result<(), &'static str> {
+    let hash = table.hash(key);
+    table.insert(key, hash, pin(state), |_, _| ()).map(|_| ()).map_err(|_| "the table is full")
+}
+
+pub fn run(bench: &mut Bench) -> Outcome {
+    for size in bench.scale.sizes() {
+        let mut pair = Pair::new(bench, *size)?;
+        for mix in Mix::ALL {
+            look_up(bench, *size, &mut pair, mix, 0, "hit");
+        }
+        look_up(bench, *size, &mut pair, Mix::Uniform, size.flows, "miss");
+        // A chunk must be little beside the table, or it would not be this load.
+        if size.flows as usize > 16 * CHUNK {
+            insert(bench, *size, &mut pair);
+        }
+        memory(bench, *size, &pair);
+        expire(bench, *size, pair);
+    }
+    Ok(())
+}
+
+/// `offset`: above the flows that are in the tables there are only strangers.
+fn look_up(bench: &mut Bench, size: Size, pair: &mut Pair, mix: Mix, offset: u32, metric: &str) {
+    let expected = if offset == 0 { CHUNK } else { 0 };
+    let pages = pair.ours.backing().to_string();
+    let pair = std::cell::RefCell::new(pair);
+    let mut sequences = [Sequence::new(mix, size.flows, 11), Sequence::new(mix, size.flows, 11)];
+    let [first, second] = &mut sequences;
+    let mut contenders = [
+        Contender::new("drover", || {
+            let mut pair = pair.borrow_mut();
+            pair.prepare(|| first.draw() + offset);
+            let (cycles, found) = pair.ours_finds();
+            assert_eq!(found, expected);
+            cycles
+        }),
+        Contender::new("rte_hash", || {
+            let mut pair = pair.borrow_mut();
+            pair.prepare(|| second.draw() + offset);
+            let (cycles, found) = pair.theirs_finds();
+            assert_eq!(found, expected);
+            cycles
+        }),
+    ];
+    let measured = interleave(bench.hertz, bench.scale.effort(), &mut contenders);
+    write(bench, &format!("{}{}", size.name, mix.suffix()), metric, &pages, &measured);
+}
+
+fn write(bench: &mut Bench, case: &str, metric: &str, pages: &str, measured: &Measured) {
+    let [ours, theirs] = &measured.samples[..] else { unreachable!("two contenders") };
+    let mut section = bench.report.section("table", pages);
+    let probe = measured.probe;
+    let against = format!("rte_hash/{case}");
+    section.ratio(case, &format!("{metric}_cycles_p10"), ours.p10(), (&against, theirs.p10()), probe);
+    section.ratio(case, &format!("{metric}_cycles_p50"), ours.p50(), (&against, theirs.p50()), probe);
+    section.row(&against, &format!("{metric}_cycles_p10"), theirs.p10(), probe);
+}
+
+fn insert(bench: &mut Bench, size: Size, pair: &mut Pair) {
+    let pages = pair.ours.backing().to_string();
+    let pair = std::cell::RefCell::new(pair);
+    let next = std::cell::Cell::new(size.flows);
+    let fresh = || {
+        next.set(next.get() + 1);
+        next.get()
+    };
+    let mut contenders = [
+        Contender::new("drover", || {
+            pair.borrow_mut().prepare(fresh);
+            pair.borrow_mut().ours_enters()
+        }),
+        Contender::new("rte_hash", || {
+            pair.borrow_mut().prepare(fresh);
+            pair.borrow_mut().theirs_enters()
+        }),
+    ];
+    let mut effort = bench.scale.effort();
+    // The whole table is swept between two chunks.
+    effort.turns = effort.turns.min(20);
+    effort.chunks = effort.chunks.min(bench.scale.pick(1, 2, 4));
+    let measured = interleave(bench.hertz, effort, &mut contenders);
+    write(bench, size.name, "insert", &pages, &measured);
+}
+
+fn memory(bench: &mut Bench, size: Size, pair: &Pair) {
+    let bytes = drover::flow::table::bytes_for(size.flows as usize) as f64 / f64::from(size.flows);
+    let now = crate::measure::probe(bench.hertz);
+    let probe = crate::measure::Probe { before: now, after: now };
+    let pages = pair.ours.backing().to_string();
+    bench.report.section("table", pages).row(size.name, "bytes_per_connection", bytes, probe);
+}
+
+/// All flows have run out; what does it cost to clear them?
+fn expire(bench: &mut Bench, size: Size, pair: Pair) {
+    let Pair { mut ours, theirs, flows, .. } = pair;
+    drop(theirs);
+    let late = TICK + timeout_ticks(FlowState::Established);
+    let buckets_a_chunk = CHUNK / 3;
+    let pages = ours.backing().to_string();
+    let measured = repeat(bench.hertz, || {
+        for flow in 0..if ours.is_empty() { flows } else { 0 } {
+            enter(&mut ours, key(flow).ours, FlowState::Established).expect("it held them before");
+        }
+        let mut values = Vec::new();
+        while !ours.is_empty() {
+            let mut ended = 0u64;
+            let cycles = timed(|| ours.sweep(late, buckets_a_chunk, |_, pin| ended += u64::from(pin.real.0 == 3)));
+            if ended > 0 {
+                values.push(cycles as f64 / ended as f64);
+            }
+        }
+        vec![Samples::new(values)]
+    });
+    let mut section = bench.report.section("table", pages);
+    section.row(size.name, "expire_cycles_p10", measured.samples[0].p10(), measured.probe);
+    section.row(size.name, "expire_cycles_p50", measured.samples[0].p50(), measured.probe);
+}

@@ -1,0 +1,144 @@
+//! Many flows, made outside the timed region: who they are, in what order their packets come, and the packets.
+
+use std::net::Ipv4Addr;
+
+use drover::packet::checksum::{checksum, fold, sum};
+use drover::packet::{Frame, Mac};
+use drover::sim::frames::FrameBuilder;
+
+pub const STATION: Mac = Mac([2, 0, 0, 0, 0, 0x10]);
+pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 100);
+pub const TCP_PORT: u16 = 80;
+pub const UDP_PORT: u16 = 53;
+/// A frame of 64 bytes without its checksum, which the hardware keeps to itself.
+pub const FRAME: usize = 60;
+pub const SYN: u8 = 0x02;
+pub const ACK: u8 = 0x10;
+pub const FIN_ACK: u8 = 0x11;
+
+const FIRST_CLIENT: u32 = 0x1400_0000;
+const PORTS_A_CLIENT: u32 = 32;
+const FIRST_PORT: u16 = 1024;
+
+/// The client of a flow by its number: every number another address and port, 32 ports an address.
+pub fn client(flow: u32) -> (u32, u16) {
+    // 7 is prime to 32768, so that the ports of a client are apart and all different.
+    (FIRST_CLIENT + flow / PORTS_A_CLIENT, FIRST_PORT + (flow % PORTS_A_CLIENT) as u16 * 7)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mix {
+    /// Every flow as often as any other: the cache's worst case.
+    Uniform,
+    /// The flow of rank r has a share of 1/r.
+    Zipf,
+}
+
+impl Mix {
+    pub const ALL: [Mix; 2] = [Mix::Uniform, Mix::Zipf];
+
+    /// What it adds to the name of a case.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Mix::Uniform => "",
+            Mix::Zipf => "/zipf",
+        }
+    }
+}
+
+/// An endless sequence of flow numbers below `flows`.
+pub struct Sequence {
+    mix: Mix,
+    flows: u32,
+    state: u64,
+}
+
+impl Sequence {
+    pub fn new(mix: Mix, flows: u32, seed: u64) -> Sequence {
+        Sequence { mix, flows, state: seed | 1 }
+    }
+
+    pub fn draw(&mut self) -> u32 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        let random = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        match self.mix {
+            Mix::Uniform => ((random >> 32) * u64::from(self.flows) >> 32) as u32,
+            Mix::Zipf => {
+                // The inverse of the distribution, taken as continuous.
+                let share = (random >> 11) as f64 / (1u64 << 53) as f64;
+                let rank = ((f64::from(self.flows) + 1.0).ln() * share).exp() as u32;
+                rank.clamp(1, self.flows) - 1
+            }
+        }
+    }
+}
+
+/// A frame for the virtual address, of which only the client changes from flow to flow.
+#[derive(Clone)]
+pub struct Template {
+    frame: [u8; FRAME],
+    header_sum: u64,
+}
+
+impl Template {
+    pub fn tcp(flags: u8) -> Template {
+        Template::of(FrameBuilder::tcp((Ipv4Addr::UNSPECIFIED, 0), (VIP, TCP_PORT), flags))
+    }
+
+    pub fn udp() -> Template {
+        Template::of(FrameBuilder::udp((Ipv4Addr::UNSPECIFIED, 0), (VIP, UDP_PORT)))
+    }
+
+    fn of(builder: FrameBuilder) -> Template {
+        let bytes = FrameBuilder { destination_mac: STATION, ..builder }.build();
+        let mut frame = [0; FRAME];
+        frame[..bytes.len()].copy_from_slice(&bytes);
+        frame[24..26].fill(0);
+        Template { frame, header_sum: sum(&frame[14..34]) }
+    }
+
+    /// The whole frame of this flow, into the first 60 bytes.
+    #[inline(always)]
+    pub fn write(&self, flow: u32, into: &mut [u8]) {
+        let (address, port) = client(flow);
+        let Some(frame) = into.first_chunk_mut::<FRAME>() else { return };
+        *frame = self.frame;
+        frame[26..30].copy_from_slice(&address.to_be_bytes());
+        frame[34..36].copy_from_slice(&port.to_be_bytes());
+        let check = !fold(self.header_sum + u64::from(address >> 16) + u64::from(address & 0xffff));
+        frame[24..26].copy_from_slice(&check.to_be_bytes());
+    }
+
+    /// The frame of this flow with a right checksum in its segment too, for files that others read.
+    pub fn whole(&self, flow: u32) -> Vec<u8> {
+        let mut frame = vec![0; FRAME];
+        self.write(flow, &mut frame);
+        debug_assert_eq!(checksum(&frame[14..34]), 0);
+        frame
+    }
+}
+
+/// A frame in memory that somebody else keeps.
+pub struct View<'a>(pub &'a mut [u8; FRAME]);
+
+impl Frame for View<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.0
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0
+    }
+
+    fn wire_len(&self) -> usize {
+        FRAME
+    }
+
+    fn copy_to(&self, into: &mut [u8]) -> usize {
+        let length = FRAME.min(into.len());
+        into[..length].copy_from_slice(&self.0[..length]);
+        length
+    }
+}
