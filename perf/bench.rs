@@ -5,11 +5,12 @@ use std::fs;
 use std::sync::Arc;
 
 use drover::clock::Now;
+use drover::config::Config;
 use drover::counters::Ledger;
-use drover::director::Director;
+use drover::director::{Director, Tables};
 use drover::dpdk::{Eal, EalOptions, Mempool, Port, PortOptions, PortQueue, cycles};
-use drover::flow::FlowTable;
-use drover::packet::{Burst, Frame, Queue};
+use drover::flow::{FlowTable, WideTable};
+use drover::packet::{BURST, Burst, Frame, Queue};
 use drover::service::{Reach, Snapshot, Station};
 use drover::sys::epoch::{self, Publisher};
 use drover::sys::memory::Backing;
@@ -27,6 +28,8 @@ pub type Outcome = Result<(), Box<dyn Error>>;
 const SECRET: [u64; 2] = [0x2b7e_1516_28ae_d2a6, 0xabf7_1588_09cf_4f3c];
 /// Reals behind the one service that is used.
 pub const REALS: usize = 16;
+/// Bursts in a chunk.
+pub const BURSTS: usize = CHUNK / BURST;
 /// As many buckets as a busy worker sweeps after each burst.
 pub const SWEEP: usize = 64;
 /// Frames of 64 bytes fit twice; small buffers keep the drivers' working set in the cache.
@@ -91,7 +94,10 @@ pub struct Bench {
     pub hertz: u64,
     pub scale: Scale,
     pub hugepages: bool,
+    /// Where everything runs that runs alone.
     pub core: usize,
+    /// All that this process may use; EAL binds the thread that starts it to one.
+    pub cores: Vec<usize>,
     pub report: Report,
     /// Goes last: EAL's own files are in it.
     pub directory: tempfile::TempDir,
@@ -102,7 +108,8 @@ impl Bench {
         let wanted_mb = scale.pick(0, 1_500, 6_000);
         let hugepages = scale > Scale::Smoke && free_hugepages_mb() >= wanted_mb;
         let directory = tempfile::Builder::new().prefix("drover-bench-").tempdir()?;
-        let core = core_affinity::get_core_ids().and_then(|ids| ids.last().map(|core| core.id)).unwrap_or(0);
+        let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+        let core = cores.last().copied().unwrap_or(0);
         let options = EalOptions {
             management_core: core,
             hugepages,
@@ -114,7 +121,12 @@ impl Bench {
         let eal = Eal::start(&options)?;
         let pool = Mempool::with_room(&eal, "bench", BUFFERS, ROOM, None)?;
         let hertz = cycles::per_second(&eal);
-        Ok(Bench { eal, pool, hertz, scale, hugepages, core, report: Report::default(), directory })
+        Ok(Bench { eal, pool, hertz, scale, hugepages, core, cores, report: Report::default(), directory })
+    }
+
+    /// Some core that is not the one where things are measured, if there is one.
+    pub fn other_core(&self) -> usize {
+        self.cores.iter().copied().find(|core| *core != self.core).unwrap_or(self.core)
     }
 
     /// What DPDK's memory is on.
@@ -128,6 +140,17 @@ impl Bench {
 
     /// A virtual device with so many pairs of queues. The device goes with the last handle, as far as DPDK lets it.
     pub fn port(&self, device: &str, arguments: &str, queues: u16) -> Result<(Port, Vec<PortQueue>), Box<dyn Error>> {
+        self.port_on(device, arguments, queues, &self.pool)
+    }
+
+    /// The same with a pool of its own.
+    pub fn port_on(
+        &self,
+        device: &str,
+        arguments: &str,
+        queues: u16,
+        pool: &Mempool,
+    ) -> Result<(Port, Vec<PortQueue>), Box<dyn Error>> {
         self.eal.add_vdev(device, arguments)?;
         let options = PortOptions {
             queues,
@@ -137,7 +160,7 @@ impl Bench {
             mtu: MTU,
             ..PortOptions::default()
         };
-        Ok(Port::open(&self.eal, device, &options, &self.pool)?)
+        Ok(Port::open(&self.eal, device, &options, pool)?)
     }
 }
 
@@ -149,9 +172,22 @@ fn free_hugepages_mb() -> u64 {
 /// One port, one virtual address, a TCP and a UDP service with sixteen reals each that are all known, and `others`
 /// services beside them.
 pub fn snapshot(others: usize) -> Snapshot {
-    let mut text = String::from(
-        "[[port]]\nname = \"wire\"\ntap = \"wire\"\naddress = \"10.9.0.10/16\"\nhost_tap = \"wire-host\"\nmtu = 1500\n",
-    );
+    lay_out(1, &config(others))
+}
+
+pub fn lay_out(epoch: u64, config: &Config) -> Snapshot {
+    let port = &config.ports[0];
+    let station = Station { mac: STATION, network: port.address, vlan: port.vlan, mtu: port.mtu };
+    Snapshot::build(epoch, config, vec![station], |_, _| Reach::Unknown)
+}
+
+pub fn config(others: usize) -> Config {
+    drover::config::parse(&config_text("tap = \"wire\"", others), "bench").expect("a configuration of our own")
+}
+
+/// The same for a port on `device`, as droverd reads it.
+pub fn config_text(device: &str, others: usize) -> String {
+    let mut text = format!("[[port]]\nname = \"wire\"\n{device}\nmac = \"{STATION}\"\naddress = \"10.9.0.10/16\"\n");
     let real = |number: usize| {
         let [high, low] = (number as u16 + 0x0200).to_be_bytes();
         format!("[[service.real]]\naddress = \"10.9.{high}.{low}\"\nmac = \"02:00:00:01:{high:02x}:{low:02x}\"\n")
@@ -164,15 +200,14 @@ pub fn snapshot(others: usize) -> Snapshot {
         let [high, low] = (number as u16).to_be_bytes();
         text += &format!("[[service]]\ntcp = \"10.10.{high}.{low}:443\"\nscheduler = \"rr\"\n{}", real(number));
     }
-    let config = drover::config::parse(&text, "bench").expect("a configuration of our own");
-    let port = &config.ports[0];
-    let station = Station { mac: STATION, network: port.address, vlan: port.vlan, mtu: port.mtu };
-    Snapshot::build(1, &config, vec![station], |_, _| Reach::Unknown)
+    text
 }
 
 pub fn director(snapshot: &Snapshot, table: FlowTable) -> (Director, Arc<Ledger>) {
     let ledger = Arc::new(Ledger::new(snapshot.services.len(), snapshot.reals.len()));
-    (Director::new(table, snapshot, 0, ledger.clone()), ledger)
+    let half_open = table.slots();
+    let wide = WideTable::new(1024, false, SECRET).expect("memory for a small table");
+    (Director::new(Tables { narrow: table, wide }, half_open, snapshot, 0, ledger.clone()), ledger)
 }
 
 pub fn forwarded(verdicts: &Burst<Verdict>) -> usize {
@@ -189,8 +224,7 @@ pub struct Engine<Q: Queue> {
 }
 
 impl<Q: Queue> Engine<Q> {
-    pub fn new(queue: Q, table: FlowTable) -> std::io::Result<Engine<Q>> {
-        let snapshot = snapshot(0);
+    pub fn new(queue: Q, table: FlowTable, snapshot: Snapshot) -> std::io::Result<Engine<Q>> {
         let backing = table.backing();
         let (director, ledger) = director(&snapshot, table);
         let (publisher, mut readers) = epoch::publish(snapshot, 1);
@@ -200,11 +234,20 @@ impl<Q: Queue> Engine<Q> {
         Ok(Engine { worker, ledger, publisher, backing, _outbox: outbox })
     }
 
-    /// Turns until a chunk of packets has been forwarded.
+    /// Turns until a chunk of packets has been forwarded, by the clock that workers have.
     pub fn chunk(&mut self) {
+        self.chunk_at(drover::daemon::clock);
+    }
+
+    /// Packets that came in and did not go out.
+    pub fn lost(&self) -> u64 {
+        self.ledger.frames.received.get() - self.ledger.frames.forwarded.get()
+    }
+
+    pub fn chunk_at(&mut self, mut clock: impl FnMut() -> Now) {
         let before = self.ledger.frames.forwarded.get();
-        for _ in 0..CHUNK / drover::packet::BURST {
-            self.worker.turn(drover::daemon::clock());
+        for _ in 0..BURSTS {
+            self.worker.turn(clock());
         }
         let done = self.ledger.frames.forwarded.get() - before;
         assert_eq!(done, CHUNK as u64, "every packet is for a service and is forwarded");

@@ -44,15 +44,25 @@ impl Stage {
 
     /// Decides the first `count` of them in bursts, and says how many were forwarded.
     pub fn decide(&mut self, count: usize) -> usize {
+        (0..count).step_by(BURST).map(|first| self.burst(first, BURST.min(count - first), true)).sum()
+    }
+
+    /// One burst, with or without the sweep that comes after it.
+    #[inline(always)]
+    pub fn burst(&mut self, first: usize, count: usize, sweep: bool) -> usize {
         let now = self.clock.now();
-        let mut sent = 0;
-        for places in self.places[..count].chunks_mut(BURST) {
-            let mut frames: Burst<View<'_>> = places.iter_mut().map(|place| View(&mut place.0)).collect();
-            let verdicts = self.director.decide(now, &self.snapshot.stations[0], &self.snapshot, &mut frames);
-            sent += forwarded(black_box(&verdicts));
+        let places = &mut self.places[first..first + count];
+        let mut frames: Burst<View<'_>> = places.iter_mut().map(|place| View(&mut place.0)).collect();
+        let verdicts = self.director.decide(now, &self.snapshot.stations[0], &self.snapshot, &mut frames);
+        if sweep {
             self.director.sweep(now, SWEEP);
         }
-        sent
+        forwarded(black_box(&verdicts))
+    }
+
+    /// The frames as they are now.
+    pub fn frames(&self) -> impl Iterator<Item = &[u8; FRAME]> {
+        self.places.iter().map(|place| &place.0)
     }
 
     /// One packet of each flow, not timed.

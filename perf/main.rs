@@ -5,11 +5,19 @@
 #![deny(unsafe_code)]
 
 mod bench;
+mod connect;
 mod decide;
+mod flood;
+mod forward;
 mod measure;
+mod pair;
 mod report;
+mod scale;
 mod source;
+mod swap;
+mod sweep;
 mod table;
+mod testpmd;
 mod traffic;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +27,17 @@ use bench::{Bench, Outcome, Scale};
 
 type Suite = fn(&mut Bench) -> Outcome;
 
-const SUITES: &[(&str, Suite)] = &[("table", table::run), ("decide", decide::run)];
+const SUITES: &[(&str, Suite)] = &[
+    ("table", table::run),
+    ("decide", decide::run),
+    ("forward", forward::run),
+    ("connect", connect::run),
+    ("scale", scale::run),
+    ("swap", swap::run),
+    ("flood", flood::run),
+    ("sweep", sweep::run),
+    ("pair", pair::run),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

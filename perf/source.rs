@@ -12,8 +12,11 @@ use crate::measure::CHUNK;
 use crate::traffic::{Sequence, Template};
 
 pub enum Order {
-    /// Every flow once, from this one on.
-    InTurn(u32),
+    /// One after the other, and after the last of so many the first again.
+    InTurn {
+        next: u32,
+        flows: u32,
+    },
     Mixed(Sequence),
 }
 
@@ -71,9 +74,10 @@ impl<Q: Queue> Queue for Source<Q> {
         each_frame(into, |bytes| {
             let flow = match &mut script.order {
                 Order::Mixed(sequence) => sequence.draw(),
-                Order::InTurn(next) => {
-                    *next += 1;
-                    *next - 1
+                Order::InTurn { next, flows } => {
+                    let flow = *next;
+                    *next = (flow + 1) % *flows;
+                    flow
                 }
             };
             script.template.write(flow, bytes);

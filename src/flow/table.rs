@@ -19,7 +19,7 @@ use crate::sys::memory::{Backing, Bucket, Region};
 use crate::sys::prefetch;
 use crate::sys::probe::{self, Probe, VALUES};
 
-pub use key::{FlowKey, Hash, Key, WideKey};
+pub use key::{ClientKey, FlowKey, Hash, Key, WideKey};
 
 const SLOTS: usize = 4;
 /// Of the four slots of a bucket, those that are planned to be used: tables are built for three quarters of load.
@@ -29,33 +29,37 @@ const STASH_BUCKETS: usize = 16;
 /// The first word of no key.
 const EMPTY: u64 = 0;
 
-/// What a flow is pinned to: its entry's other half.
+/// What a flow is pinned to, its entry's other half: the real, the state, and the coarse time of the last packet. One
+/// word, read and written whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pin {
-    pub real: RealId,
-    pub state: FlowState,
-    /// The coarse time of the last packet.
-    pub seen: u32,
-}
+pub struct Pin(u64);
 
 impl Pin {
-    const fn pack(self) -> u64 {
-        self.real.0 as u64 | (self.state as u64) << 16 | (self.seen as u64) << 32
+    #[inline(always)]
+    pub const fn new(real: RealId, state: FlowState, seen: u32) -> Pin {
+        Pin(real.0 as u64 | (state as u64) << 16 | (seen as u64) << 32)
     }
 
     #[inline(always)]
-    fn unpack(value: u64) -> Pin {
-        Pin {
-            real: RealId(value as u16),
-            state: FlowState::from_number((value >> 16) as u8),
-            seen: (value >> 32) as u32,
-        }
+    pub const fn real(self) -> RealId {
+        RealId(self.0 as u16)
+    }
+
+    #[inline(always)]
+    pub const fn state(self) -> FlowState {
+        FlowState::from_number((self.0 >> 16) as u8)
+    }
+
+    /// The coarse time of the last packet.
+    #[inline(always)]
+    pub const fn seen(self) -> u32 {
+        (self.0 >> 32) as u32
     }
 
     /// Ticks that it has left at `tick`; zero: it has run out.
     #[inline(always)]
     pub const fn left(self, tick: u32) -> u32 {
-        timeout_ticks(self.state).saturating_sub(tick.wrapping_sub(self.seen))
+        timeout_ticks(self.state()).saturating_sub(tick.wrapping_sub(self.seen()))
     }
 }
 
@@ -241,7 +245,7 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
         let slot = Slot(hint.0);
         match self.buckets.get(slot.bucket()) {
             Some(bucket) if key_in::<K, QUADS>(bucket, slot.entry()) == key => {
-                let pin = Pin::unpack(bucket.0[VALUES][slot.entry()]);
+                let pin = Pin(bucket.0[VALUES][slot.entry()]);
                 (pin.left(tick) > 0).then_some((slot, pin))
             }
             _ => self.find(key, hash, tick),
@@ -298,17 +302,17 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
 
     #[inline(always)]
     pub fn pin(&self, slot: Slot) -> Pin {
-        Pin::unpack(self.buckets[slot.bucket()].0[VALUES][slot.entry()])
+        Pin(self.buckets[slot.bucket()].0[VALUES][slot.entry()])
     }
 
     #[inline(always)]
     pub fn update(&mut self, slot: Slot, pin: Pin) {
-        self.buckets[slot.bucket()].0[VALUES][slot.entry()] = pin.pack();
+        self.buckets[slot.bucket()].0[VALUES][slot.entry()] = pin.0;
     }
 
     /// Enters a flow that `find` did not find. What had run out and lies in its way is handed to `expired` and gone.
     pub fn insert(&mut self, key: K, hash: Hash, pin: Pin, mut expired: impl FnMut(K, Pin)) -> Result<Slot, TableFull> {
-        let tick = pin.seen;
+        let tick = pin.seen();
         // An entry of this very key that ran out must not stay beside the new one.
         if let Some(old) = self.locate(key, hash) {
             self.clear(old, &mut expired);
@@ -318,7 +322,7 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
             Some(free) => free,
             None => self.make_room(buckets, tick, &mut expired).ok_or(TableFull)?,
         };
-        self.enter(free, key, pin.pack());
+        self.enter(free, key, pin.0);
         self.flows += 1;
         Ok(free)
     }
@@ -354,7 +358,7 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
             let bucket = &mut self.buckets[place];
             let before = self.flows;
             for entry in 0..SLOTS {
-                let pin = Pin::unpack(bucket.0[VALUES][entry]);
+                let pin = Pin(bucket.0[VALUES][entry]);
                 if bucket.0[0][entry] != EMPTY && pin.left(tick) == 0 {
                     let key = key_in(bucket, entry);
                     bucket.0[0][entry] = EMPTY;
@@ -374,7 +378,7 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
         let bucket = self.buckets.get(bucket).copied().unwrap_or(Bucket::EMPTY);
         (0..SLOTS)
             .filter(move |entry| bucket.0[0][*entry] != EMPTY)
-            .map(move |entry| (key_in(&bucket, entry), Pin::unpack(bucket.0[VALUES][entry])))
+            .map(move |entry| (key_in(&bucket, entry), Pin(bucket.0[VALUES][entry])))
             .filter(move |(_, pin)| pin.left(tick) > 0)
     }
 }

@@ -147,7 +147,8 @@ impl<F: Frame> Management<F> {
         }
         self.manager.tick(now, &turn.links, &mut turn.out);
         self.carry_out(None, turn);
-        if turn.changed && now.since(turn.published) >= PUBLISH_EVERY {
+        // Whoever asks hears of what is in force: a real that we call resolved gets its flows.
+        if turn.changed && (now.since(turn.published) >= PUBLISH_EVERY || !self.questions.is_empty()) {
             self.snapshots.publish(&self.manager);
             (turn.changed, turn.published) = (false, now);
         }

@@ -16,7 +16,7 @@ impl<const QUADS: usize, K: Key<QUADS>> Table<K, QUADS> {
         if empty != 0 {
             return Some(Slot::new(place, empty.trailing_zeros() as usize));
         }
-        let entry = (0..SLOTS).find(|entry| Pin::unpack(bucket.0[VALUES][*entry]).left(tick) == 0)?;
+        let entry = (0..SLOTS).find(|entry| Pin(bucket.0[VALUES][*entry]).left(tick) == 0)?;
         self.clear(Slot::new(place, entry), expired);
         Some(Slot::new(place, entry))
     }

@@ -37,7 +37,7 @@ fn wide_key(client: u32) -> WideKey {
 }
 
 fn pin(real: u16, seen: u32) -> Pin {
-    Pin { real: RealId(real), state: FlowState::Close, seen }
+    Pin::new(RealId(real), FlowState::Close, seen)
 }
 
 #[derive(Clone, Debug)]
@@ -174,7 +174,10 @@ fn the_stash_fills_and_drains() -> Result<(), TestCaseError> {
     assert_eq!((twins.table.len(), twins.living()), (kept.len(), kept.len()));
     assert!(twins.table.stashed() < kept.len() && twins.table.stashed() <= kept.len().saturating_sub(20));
     for key in kept {
-        assert_eq!(twins.table.find(key, twins.table.hash(key), twins.tick).map(|found| found.1.real), Some(RealId(2)));
+        assert_eq!(
+            twins.table.find(key, twins.table.hash(key), twins.tick).map(|found| found.1.real()),
+            Some(RealId(2))
+        );
     }
     twins.agree_at_the_end()
 }
@@ -239,7 +242,7 @@ fn a_full_table_of_the_dead_takes_the_living() {
     }
     assert_eq!(table.len(), full + again - ended);
     table.sweep(LIFE, table.buckets(), |_, pin| {
-        assert_eq!(pin.real, RealId(1));
+        assert_eq!(pin.real(), RealId(1));
         ended += 1;
     });
     assert_eq!((ended, table.len()), (full, again));
@@ -251,7 +254,7 @@ fn a_flood_evicts_nobody() {
     let mut table = table(10_000);
     let established = 1_000u32;
     for client in 0..established {
-        let pin = Pin { state: FlowState::Established, ..pin(client as u16, 0) };
+        let pin = Pin::new(RealId(client as u16), FlowState::Established, 0);
         table.insert(key(client, 1), table.hash(key(client, 1)), pin, |_, _| ()).expect("the table is empty");
     }
     let mut refused = 0;
@@ -262,7 +265,7 @@ fn a_flood_evicts_nobody() {
     }
     assert!(refused > 0, "it was no flood");
     for client in 0..established {
-        let found = table.find(key(client, 1), table.hash(key(client, 1)), 100).map(|found| found.1.real);
+        let found = table.find(key(client, 1), table.hash(key(client, 1)), 100).map(|found| found.1.real());
         assert_eq!(found, Some(RealId(client as u16)));
     }
 }
