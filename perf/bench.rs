@@ -206,7 +206,6 @@ pub fn config_text(device: &str, others: usize) -> String {
 /// With as many half-open connections as the table holds, or fewer.
 pub fn director(snapshot: &Snapshot, table: FlowTable, half_open: usize) -> (Director, Arc<Ledger>) {
     let ledger = Arc::new(Ledger::new(snapshot.services.len(), snapshot.reals.len()));
-    let half_open = table.slots();
     let wide = WideTable::new(1024, false, SECRET).expect("memory for a small table");
     (Director::new(Tables { narrow: table, wide }, half_open, snapshot, 0, ledger.clone()), ledger)
 }
