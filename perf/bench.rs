@@ -7,9 +7,9 @@ use std::sync::Arc;
 use drover::clock::Now;
 use drover::config::Config;
 use drover::counters::Ledger;
-use drover::director::Director;
+use drover::director::{Director, Tables};
 use drover::dpdk::{Eal, EalOptions, Mempool, Port, PortOptions, PortQueue, cycles};
-use drover::flow::FlowTable;
+use drover::flow::{FlowTable, WideTable};
 use drover::packet::{BURST, Burst, Frame, Queue};
 use drover::service::{Reach, Snapshot, Station};
 use drover::sys::epoch::{self, Publisher};
@@ -206,7 +206,8 @@ pub fn config_text(device: &str, others: usize) -> String {
 /// With as many half-open connections as the table holds, or fewer.
 pub fn director(snapshot: &Snapshot, table: FlowTable, half_open: usize) -> (Director, Arc<Ledger>) {
     let ledger = Arc::new(Ledger::new(snapshot.services.len(), snapshot.reals.len()));
-    (Director::new(table, half_open, snapshot, 0, ledger.clone()), ledger)
+    let wide = WideTable::new(1024, false, SECRET).expect("memory for a small table");
+    (Director::new(Tables { narrow: table, wide }, half_open, snapshot, 0, ledger.clone()), ledger)
 }
 
 pub fn forwarded(verdicts: &Burst<Verdict>) -> usize {

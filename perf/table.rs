@@ -32,7 +32,7 @@ fn key(flow: u32) -> Key {
 }
 
 const fn pin(state: FlowState) -> Pin {
-    Pin { real: RealId(3), state, seen: TICK }
+    Pin::new(RealId(3), state, TICK)
 }
 
 /// Two tables with the same flows in them.
@@ -247,7 +247,7 @@ fn expire(bench: &mut Bench, size: Size, pair: Pair) {
         let mut values = Vec::new();
         while !ours.is_empty() {
             let mut ended = 0u64;
-            let cycles = timed(|| ours.sweep(late, buckets_a_chunk, |_, pin| ended += u64::from(pin.real.0 == 3)));
+            let cycles = timed(|| ours.sweep(late, buckets_a_chunk, |_, pin| ended += u64::from(pin.real().0 == 3)));
             if ended > 0 {
                 values.push(cycles as f64 / ended as f64);
             }

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 
-use crate::flow::{FlowKey, Pin};
+use crate::flow::Pin;
+use crate::service::ServiceId;
 use crate::verdict::DropReason;
 
 /// A counter with one writer.
@@ -110,41 +111,45 @@ impl Ledger {
         }
     }
 
-    pub fn flow_began(&self, key: &FlowKey, pin: &Pin) {
+    pub fn flow_began(&self, service: Option<ServiceId>, pin: Pin) {
         self.frames.flows_created.add(1);
-        let service = key.service().and_then(|service| self.services.get(service.index()));
-        for traffic in [service, self.reals.get(pin.real.index())].into_iter().flatten() {
+        self.frames.flows.add(1);
+        for traffic in self.traffic(service, pin) {
             traffic.connections.add(1);
             traffic.standing(pin).add(1);
         }
     }
 
-    pub fn flow_ended(&self, key: &FlowKey, pin: &Pin) {
+    pub fn flow_ended(&self, service: Option<ServiceId>, pin: Pin) {
         self.frames.flows_expired.add(1);
-        let service = key.service().and_then(|service| self.services.get(service.index()));
-        for traffic in [service, self.reals.get(pin.real.index())].into_iter().flatten() {
+        self.frames.flows.sub(1);
+        for traffic in self.traffic(service, pin) {
             traffic.standing(pin).sub(1);
         }
     }
 
     /// From active to inactive, or back.
-    pub fn flow_changed(&self, key: &FlowKey, old: &Pin, new: &Pin) {
-        let service = key.service().and_then(|service| self.services.get(service.index()));
-        for traffic in [service, self.reals.get(new.real.index())].into_iter().flatten() {
+    pub fn flow_changed(&self, service: Option<ServiceId>, old: Pin, new: Pin) {
+        for traffic in self.traffic(service, new) {
             traffic.standing(old).sub(1);
             traffic.standing(new).add(1);
         }
     }
 
     /// From one real to another of the same service.
-    pub fn flow_moved(&self, key: &FlowKey, old: &Pin, new: &Pin) {
-        self.flow_ended(key, old);
-        self.flow_began(key, new);
+    pub fn flow_moved(&self, service: Option<ServiceId>, old: Pin, new: Pin) {
+        self.flow_ended(service, old);
+        self.flow_began(service, new);
+    }
+
+    fn traffic(&self, service: Option<ServiceId>, pin: Pin) -> impl Iterator<Item = &Traffic> {
+        let service = service.and_then(|service| self.services.get(service.index()));
+        [service, self.reals.get(pin.real().index())].into_iter().flatten()
     }
 }
 
 impl Traffic {
-    fn standing(&self, pin: &Pin) -> &Counter {
-        if pin.state.is_active() { &self.active } else { &self.inactive }
+    fn standing(&self, pin: Pin) -> &Counter {
+        if pin.state().is_active() { &self.active } else { &self.inactive }
     }
 }

@@ -55,7 +55,7 @@ impl Crew {
             let table = FlowTable::new(10_000, false, [id as u64 + 1, 7]).unwrap();
             let ledger = ledger(&snapshot());
             let wire = SimQueue::with_room(100_000);
-            let director = Director::new(table, usize::MAX, &snapshot(), id, ledger.clone());
+            let director = Director::new(common::tables(table), usize::MAX, &snapshot(), id, ledger.clone());
             let inbox = crew.inboxes[id].clone();
             let mut worker = Worker::new(vec![wire.clone()], director, reader, ledger.clone(), inbox, outbox.clone());
             if let Some(links) = links.next() {
@@ -147,11 +147,20 @@ fn random_arrivals(count: usize, seed: u64) {
     let mut held = HashSet::new();
     for worker in 0..count {
         for client in crew.clients_of(worker) {
-            assert_eq!(Owners::new(0, count as u8, OWNERS).of(client), worker as u8, "{client:?}, {context}");
+            assert_eq!(
+                Owners::new(0, count as u8, OWNERS).of(client_bits(client)),
+                worker as u8,
+                "{client:?}, {context}"
+            );
             assert!(held.insert(client), "{client:?} is at two workers: {context}");
         }
     }
     assert_eq!(held.len(), FLOWS, "{context}");
+}
+
+/// As a flow key says it.
+fn client_bits((address, port): (Ipv4Addr, u16)) -> u64 {
+    u64::from(address.to_bits()) << 16 | u64::from(port)
 }
 
 #[test]

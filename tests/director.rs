@@ -2,14 +2,15 @@
 
 mod common;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use common::*;
 use drover::clock::Now;
+use drover::config::{Protocol, Scheduler};
 use drover::director::Director;
 use drover::flow::FlowTable;
 use drover::packet::{Burst, Mac};
-use drover::service::{Reach, Snapshot};
+use drover::service::{Reach, RealPlan, ServicePlan, Snapshot};
 use drover::sim::SimFrame;
 use drover::sim::frames::FrameBuilder;
 use drover::verdict::DropReason::*;
@@ -161,7 +162,8 @@ fn every_frame_has_its_verdict() {
             Verdict::Host,
         ),
         ("ARP", damaged(13, 6, tcp(1, SYN).build()), Verdict::Manage),
-        ("IPv6", damaged(12, 0x86, damaged(13, 0xdd, tcp(1, SYN).build())), Verdict::Host),
+        ("IPv6 that is none", damaged(12, 0x86, damaged(13, 0xdd, tcp(1, SYN).build())), drop(BadIpHeader)),
+        ("IPv6 for the host", tcp_v6(HOST_V6, 22, SYN, 64), Verdict::Host),
     ];
     for (name, frame, expected) in cases {
         assert_eq!(verdict_of(frame), expected, "{name}");
@@ -190,6 +192,90 @@ fn another_vlan_than_the_port_s_is_dropped() {
         let frame = FrameBuilder { vlan, ..tcp(1, SYN) }.build();
         assert_eq!(decide_at(&mut director, &snapshot, Now::from_secs(1), frame).0, expected);
     }
+}
+
+const VIP_V6: &str = "2001:db8::100";
+const HOST_V6: &str = "2001:db8::10";
+
+/// TCP over IPv6, by etherparse.
+fn tcp_v6(destination: &str, port: u16, flags: u8, hops: u8) -> Vec<u8> {
+    let address = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
+    let tcp = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], DIRECTOR.0)
+        .ipv6(address("2001:db8::1"), address(destination), hops)
+        .tcp(1001, port, 1, 1000);
+    let tcp = if flags & SYN != 0 { tcp.syn() } else { tcp };
+    let tcp = if flags & ACK != 0 { tcp.ack(1) } else { tcp };
+    let mut frame = Vec::new();
+    tcp.write(&mut frame, b"hello").unwrap();
+    frame
+}
+
+fn snapshot_v6() -> Snapshot {
+    let real = |number: u8| RealPlan {
+        address: format!("2001:db8::{number}").parse().unwrap(),
+        port: 80,
+        weight: 1,
+        egress: 0,
+        reach: Reach::At(real_mac(number)),
+    };
+    let service = ServicePlan {
+        protocol: Protocol::Tcp,
+        address: VIP_V6.parse().unwrap(),
+        port: 80,
+        scheduler: Scheduler::RoundRobin,
+        reals: vec![real(1), real(2), real(3)],
+    };
+    Snapshot::lay_out(1, snapshot().stations, &[service])
+}
+
+/// The same frame with a header of this kind between IPv6's and TCP's.
+fn with_extension(frame: &[u8], kind: u8, extension: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    let next = std::mem::replace(&mut frame[14 + 6], kind);
+    let length = u16::from_be_bytes([frame[18], frame[19]]) + extension.len() as u16;
+    frame[18..20].copy_from_slice(&length.to_be_bytes());
+    let mut extension = extension.to_vec();
+    extension[0] = next;
+    frame.splice(54..54, extension);
+    frame
+}
+
+#[test]
+fn ipv6_goes_the_same_way() {
+    let snapshot = snapshot_v6();
+    let (mut director, ledger) = director(&snapshot, 100);
+    let now = Now::from_secs(1);
+    let mut decide = |frame: Vec<u8>| decide_at(&mut director, &snapshot, now, frame);
+    assert_eq!(decide(tcp_v6(VIP_V6, 80, ACK, 64)).0, Verdict::Drop(NoConnection));
+    let sent = tcp_v6(VIP_V6, 80, SYN, 64);
+    let (verdict, got) = decide(sent.clone());
+    assert_eq!((verdict, real_of(&got), &got[6..12]), (FORWARD, 3, &DIRECTOR.0[..]));
+    let mut expected = sent.clone();
+    expected[..12].copy_from_slice(&got[..12]);
+    expected[14 + 7] -= 1;
+    assert_eq!(expected, got, "two addresses and the hop limit");
+    assert!(SlicedPacket::from_ethernet(&got).is_ok());
+    let (verdict, got) = decide(tcp_v6(VIP_V6, 80, ACK, 64));
+    assert_eq!((verdict, real_of(&got)), (FORWARD, 3), "the flow is known");
+
+    let hop_by_hop = with_extension(&sent, 0, &[0; 8]);
+    assert_eq!(decide(hop_by_hop).0, FORWARD, "an extension is passed over");
+    assert_eq!(decide(with_extension(&sent, 44, &[0, 0, 0, 1, 0, 0, 0, 9])).0, Verdict::Drop(Fragment));
+    assert_eq!(decide(with_extension(&sent, 44, &[0; 8])).0, FORWARD, "a lone fragment is a whole packet");
+    assert_eq!(decide(with_extension(&sent, 60, &[0, 255, 0, 0, 0, 0, 0, 0])).0, Verdict::Drop(BadIpHeader));
+    let endless = (0..9).fold(sent.clone(), |frame, _| with_extension(&frame, 60, &[0; 8]));
+    assert_eq!(decide(endless).0, Verdict::Drop(BadIpHeader));
+    assert_eq!(decide(tcp_v6(VIP_V6, 80, SYN, 1)).0, Verdict::Drop(TtlExpired));
+    assert_eq!(decide(tcp_v6(VIP_V6, 81, SYN, 64)).0, Verdict::Drop(NoService));
+    assert_eq!(decide(tcp_v6(HOST_V6, 80, SYN, 64)).0, Verdict::Host);
+    assert_eq!(decide(sent[..60].to_vec()).0, Verdict::Drop(Truncated));
+    let mut ping = sent.clone();
+    ping[14 + 6] = 58;
+    assert_eq!(decide(ping).0, Verdict::Manage);
+    let mut from_multicast = sent.clone();
+    from_multicast[22] = 0xff;
+    assert_eq!(decide(from_multicast).0, Verdict::Drop(BadSource));
+    assert_eq!((ledger.frames.flows.get(), ledger.reals[2].packets.get()), (1, 4));
 }
 
 #[test]
@@ -288,7 +374,7 @@ fn half_open_connections_have_a_limit_and_take_no_room_from_others() {
     let snapshot = snapshot();
     let ledger = common::ledger(&snapshot);
     let table = FlowTable::new(1000, false, [3, 5]).unwrap();
-    let mut director = Director::new(table, 50, &snapshot, 0, ledger.clone());
+    let mut director = Director::new(common::tables(table), 50, &snapshot, 0, ledger.clone());
     let now = Now::from_secs(1);
     let mut send = |now, port, flags| decide_at(&mut director, &snapshot, now, tcp(port, flags).build());
     for port in 1..=40 {

@@ -5,14 +5,16 @@
 mod harness;
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use drover::control::wire::{ConnEntry, FrameStats, RealState, Stats, Steering};
 use drover::lab::director::CONFIGURATION;
-use drover::lab::{CLIENT, LabPort, REALS, VIP, run};
-use harness::{Bench, for_everybody, succeed, until, with_scheduler};
+use drover::lab::{CLIENT, LabDir, LabPort, REALS, VIP, run};
+use harness::{Bench, Running, for_everybody, succeed, until, with_scheduler};
+use tempfile::TempDir;
 
 /// 600 requests: a hundred rounds of 3:2:1, two hundred of 1:1:1, so that every server's share is exact.
 fn balances(port: LabPort, configuration: &str, expected: [u32; 3]) {
@@ -79,6 +81,12 @@ fn two_workers_balance(port: LabPort) {
     assert!(stats.total.handed_in > 0, "nothing came to the wrong worker: {stats:?}");
     assert_eq!(stats.total.flows_created, 1000, "a flow was entered twice");
     no_flow_has_two_workers(&bench);
+    let shares = succeed(bench.drover().args(["stats", "--per-core", "--json"]));
+    let shares: serde_json::Value = serde_json::from_str(&shares).unwrap();
+    let cores: Vec<u64> = [0, 1].map(|worker| shares["workers"][worker]["core"].as_u64().unwrap()).to_vec();
+    assert_eq!(cores, [0, 1]);
+    let skew = shares["skew"]["flows"].as_f64().unwrap();
+    assert!((1.0..1.3).contains(&skew), "{shares}");
 }
 
 fn no_flow_has_two_workers(bench: &Bench) {
@@ -171,6 +179,98 @@ fn the_demonstration_succeeds_for_an_ordinary_user() {
     assert!(text.contains("60 requests over 60 connections"), "{text}");
     assert!(text.contains("the lab is down"), "{text}");
     assert!(!runtime.join("drover-lab/lab").exists());
+}
+
+/// A directory that is only ours, as a session's runtime directory is; in any other no lab is made.
+fn private_directory() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    directory
+}
+
+/// `drover lab …` with a place of its own for what it remembers.
+fn lab_command(place: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_drover"));
+    command.env("XDG_RUNTIME_DIR", place).arg("lab").args(words);
+    command
+}
+
+#[test]
+fn the_laboratory_is_built_used_and_taken_down_by_hand() {
+    let directory = private_directory();
+    let lab = |words: &[&str]| lab_command(directory.path(), words);
+    assert!(succeed(&mut lab(&["down"])).contains("no lab is up"));
+    succeed(&mut lab(&["up", "--port", "af_packet"]));
+    assert!(directory.path().join("drover-lab/lab").exists());
+    let twice = lab(&["up"]).output().unwrap();
+    assert_eq!(twice.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("already up"), "{twice:?}");
+
+    let ran = succeed(&mut lab(&["run", "--requests", "60"]));
+    assert!(ran.contains("60 requests over 60 connections") && ran.contains("real3           10"), "{ran}");
+    let inside = succeed(&mut lab(&["exec", "director", "--", "drover", "service", "list"]));
+    assert!(inside.contains("10.9.0.100:80 wrr"), "{inside}");
+    assert_eq!(lab(&["exec", "real1", "--", "sh", "-c", "exit 7"]).status().unwrap().code(), Some(7));
+    let stranger = lab(&["exec", "real9", "--", "true"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&stranger.stderr).contains("real3"), "{stranger:?}");
+
+    succeed(&mut lab(&["exec", "client", "--", "ip", "route", "add", "blackhole", VIP]));
+    let failing = lab(&["run", "--requests", "5"]).output().unwrap();
+    assert_eq!(failing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&failing.stdout).contains("WRONG: 5 of 5 requests failed"), "{failing:?}");
+
+    assert!(succeed(&mut lab(&["down"])).contains("the lab is down"));
+    assert!(!directory.path().join("drover-lab/lab").exists());
+}
+
+#[test]
+fn a_kernel_that_refuses_namespaces_is_reported_with_the_remedy() {
+    let directory = private_directory();
+    let refusing = directory.path().join("unshare");
+    std::fs::write(&refusing, "#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&refusing, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let up = lab_command(directory.path(), &["up"]).env("PATH", directory.path()).output().unwrap();
+    let complaint = String::from_utf8_lossy(&up.stderr);
+    assert_eq!(up.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("Operation not permitted"), "{complaint}");
+    assert!(complaint.contains("max_user_namespaces") || complaint.contains("--privileged"), "{complaint}");
+}
+
+/// A demonstration that is up, and what it says from here on.
+fn demonstration(place: &Path) -> (Running, impl Iterator<Item = String> + use<>) {
+    let mut demo = lab_command(place, &["demo", "--requests", "60"]);
+    let mut demo = Running(demo.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("until Ctrl-C")));
+    assert!(place.join("drover-lab/lab").exists());
+    (demo, lines)
+}
+
+#[test]
+fn the_demonstration_stays_up_until_it_is_interrupted() {
+    let directory = private_directory();
+    let (mut demo, lines) = demonstration(directory.path());
+    succeed(&mut lab_command(directory.path(), &["run", "--requests", "6"]));
+    succeed(Command::new("kill").args(["-INT", &demo.0.id().to_string()]));
+    assert_eq!(lines.last().as_deref(), Some("the lab is down"));
+    assert!(demo.0.wait().unwrap().success());
+    assert!(!directory.path().join("drover-lab/lab").exists());
+}
+
+#[test]
+fn a_demonstration_that_is_killed_takes_the_laboratory_with_it() {
+    let directory = private_directory();
+    let (demo, _lines) = demonstration(directory.path());
+    let place = LabDir::under(&directory.path().join("drover-lab"), "lab").unwrap();
+    assert!(place.recall().unwrap().is_some());
+    drop(demo);
+    until("the holder to end", || match place.recall().unwrap() {
+        Some(holder) => Err(format!("process {} is still there", holder.pid())),
+        None => Ok(()),
+    });
+    assert!(place.path().join("holder.json").exists());
+    assert!(succeed(&mut lab_command(directory.path(), &["down"])).contains("no lab is up"));
+    assert!(!place.path().exists());
 }
 
 #[test]

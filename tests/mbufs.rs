@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 
 use drover::clock::Now;
 use drover::dpdk::{Eal, EalOptions, Mbuf, Mempool, Port, PortOptions, PortQueue, Registered, Spread};
+use drover::flow::Owners;
 use drover::packet::{BURST, Burst, Frame, Mac, Queue};
 use drover::sys::epoch;
 use drover::verdict::DropReason;
 use drover::worker::Worker;
 use drover::worker::exchange::{Handed, Inbox, Outbox};
+use drover::worker::handover;
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // On the main thread, one by one: EAL binds the thread that starts it to a core.
     arguments.test_threads = Some(1);
-    let in_process: [(&str, Test); 13] = [
+    let in_process: [(&str, Test); 14] = [
         ("a_dropped_mbuf_is_free_again", a_dropped_mbuf_is_free_again),
         ("an_empty_pool_gives_nothing", an_empty_pool_gives_nothing),
         ("frames_arrive_as_they_were_sent", frames_arrive_as_they_were_sent),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         ("queues_outlive_the_port", queues_outlive_the_port),
         ("other_threads_take_and_give_back", other_threads_take_and_give_back),
         ("a_worker_accounts_for_every_mbuf", a_worker_accounts_for_every_mbuf),
+        ("what_waits_between_workers_is_freed_with_them", what_waits_between_workers_is_freed_with_them),
     ];
     let mut trials: Vec<Trial> = in_process.into_iter().map(|(name, test)| with_bench(name, test)).collect();
     for part in PARTS {
@@ -416,6 +419,37 @@ fn a_worker_accounts_for_every_mbuf(bench: &Bench) -> Outcome {
         drop(worker);
         while outbox.host.pop().or_else(|| outbox.manage.pop()).is_some() {}
         Ok(())
+    })
+}
+
+/// Two workers on the queues of one port. One of them is handed frames and never turns: they stay in its ring.
+fn what_waits_between_workers_is_freed_with_them(bench: &Bench) -> Outcome {
+    let options = PortOptions { queues: 2, rx_descriptors: 256, tx_descriptors: 256, ..PortOptions::default() };
+    bench.with_port("net_ring9", "", &options, |_, mut queues| {
+        let inboxes = [Arc::new(Inbox::new(4)?), Arc::new(Inbox::new(4)?)];
+        let outbox = Arc::new(Outbox::new(8)?);
+        let (_publisher, readers) = epoch::publish(common::snapshot(), 2);
+        let mut feed: Burst<Mbuf> = Burst::new();
+        for number in 1..=BURST as u16 {
+            feed.push(bench.frame(&common::tcp(number, common::SYN).build())?);
+        }
+        queues[0].send(&mut feed);
+        let mut workers = Vec::new();
+        let parts = queues.into_iter().zip(readers).zip(handover::mesh(&inboxes));
+        for (id, ((queue, reader), links)) in parts.enumerate() {
+            let (director, ledger) = common::director(&common::snapshot(), 1000);
+            let inbox = inboxes[id].clone();
+            let mut worker = Worker::new(vec![queue], director, reader, ledger.clone(), inbox, outbox.clone());
+            worker.share(Owners::new(id as u8, 2, [3, 4]), links);
+            workers.push((worker, ledger));
+        }
+        // What it forwards comes back to it by the ring, and is not for its MAC.
+        while workers[0].0.turn(Now::from_secs(1)) {}
+        let frames = &workers[0].1.frames;
+        let handed = frames.handed_out.get();
+        ensure(handed > 0 && handed < BURST as u64, || format!("{handed} of {BURST} handed over"))?;
+        equal(frames.forwarded.get(), BURST as u64 - handed)?;
+        equal(workers[1].1.frames.handed_in.get(), 0)
     })
 }
 

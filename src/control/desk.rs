@@ -18,6 +18,7 @@ use super::wire::{
 use crate::clock::Now;
 use crate::config::{Config, RealConfig, ServiceConfig};
 use crate::counters::{Counter, Ledger, Traffic};
+use crate::flow::ClientKey;
 use crate::manage::Neighbour;
 use crate::manage::run::View;
 use crate::service::Station;
@@ -205,14 +206,14 @@ impl<F: Send> Desk<F> {
 
     fn connection(&self, reals: &[&RealConfig], worker: usize, entry: &Entry) -> Option<ConnEntry> {
         let service = self.config.services.get(entry.key.service()?.index())?;
-        let real = reals.get(entry.pin.real.index())?;
+        let real = reals.get(entry.pin.real().index())?;
         let (client, port) = entry.key.client();
         Some(ConnEntry {
             protocol: service.protocol.name().into(),
             client: SocketAddrV4::new(client, port),
             virtual_address: SocketAddrV4::new(service.address, service.port),
             real: SocketAddrV4::new(real.address, real.port),
-            state: entry.pin.state.name().into(),
+            state: entry.pin.state().name().into(),
             expires_seconds: (entry.ticks_left / crate::clock::TICKS_PER_SECOND).into(),
             worker,
         })

@@ -12,9 +12,9 @@ use super::{clock, pin};
 use crate::config::{Config, FlowsConfig, Idle};
 use crate::control::desk::WorkerFacts;
 use crate::counters::Ledger;
-use crate::director::Director;
+use crate::director::{Director, Tables};
 use crate::dpdk::{Eal, Mbuf, PortQueue, Registered};
-use crate::flow::{FlowTable, Owners};
+use crate::flow::{FlowTable, Owners, WideTable};
 use crate::preflight::Plan;
 use crate::service::Snapshot;
 use crate::sys::epoch::Reader;
@@ -26,6 +26,8 @@ use crate::worker::{self, Worker};
 pub struct Post {
     pub id: usize,
     pub core: usize,
+    /// The core's NUMA node, where there are nodes.
+    pub node: Option<u32>,
     pub queues: Vec<PortQueue>,
     pub reader: Reader<Snapshot>,
     pub inbox: Arc<Inbox<Mbuf>>,
@@ -111,7 +113,7 @@ impl Drop for Crew {
     }
 }
 
-/// On the worker's own core: memory that is touched here first is of this core's NUMA node.
+/// On the worker's own core, with its tables in memory of that core's NUMA node.
 fn prepare(
     mut post: Post,
     (flows, hugepages): (FlowsConfig, bool),
@@ -119,8 +121,9 @@ fn prepare(
     outbox: Arc<Outbox<Mbuf>>,
     report: &Sender<Report>,
 ) -> Option<Worker<PortQueue>> {
-    let made = table(flows.per_worker, hugepages);
-    let told = made.as_ref().map(|table| table.backing().to_string()).map_err(|error| anyhow::anyhow!("{error:#}"));
+    let made = tables(flows.per_worker, hugepages, post.node);
+    let told =
+        made.as_ref().map(|tables| tables.narrow.backing().to_string()).map_err(|error| anyhow::anyhow!("{error:#}"));
     // Nobody waits for it when the start has failed elsewhere; then we are told to stop.
     let _ = report.send(told);
     let director = Director::new(made.ok()?, flows.half_open, post.reader.read(), post.id, ledger.clone());
@@ -131,10 +134,13 @@ fn prepare(
     Some(worker)
 }
 
-fn table(capacity: usize, hugepages: bool) -> Result<FlowTable> {
-    let secret = [getrandom::u64()?, getrandom::u64()?];
-    FlowTable::new(capacity, hugepages, secret)
-        .with_context(|| format!("no memory for a table of {capacity} connections"))
+fn tables(capacity: usize, hugepages: bool, node: Option<u32>) -> Result<Tables> {
+    let secret = || Ok::<_, getrandom::Error>([getrandom::u64()?, getrandom::u64()?]);
+    let narrow = FlowTable::on_node(capacity, hugepages, node, secret()?).context("no memory for the flow table")?;
+    // The configuration has no IPv6 services yet.
+    let wide =
+        WideTable::on_node(FlowsConfig::LEAST, false, node, secret()?).context("no memory for the wide flow table")?;
+    Ok(Tables { narrow, wide })
 }
 
 fn shared_core(worker: usize, core: usize, idle: Idle) -> String {

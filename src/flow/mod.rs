@@ -6,4 +6,4 @@ pub mod table;
 
 pub use owner::Owners;
 pub use state::{Event, FlowState, timeout_ticks};
-pub use table::{FlowKey, FlowTable, Hash, Hint, Pin, Slot, TableFull, WideKey, WideTable};
+pub use table::{ClientKey, FlowKey, FlowTable, Hash, Hint, Pin, Slot, Table, TableFull, WideKey, WideTable};

@@ -3,8 +3,6 @@
 //! By the client's address and port and nothing else: that is what both directions of a flow know, and an ICMP error
 //! about it. Keyed, so that nobody outside can aim at one core.
 
-use std::net::Ipv4Addr;
-
 /// The rule that all workers of a director share, and which of them we are.
 #[derive(Clone, Copy, Debug)]
 pub struct Owners {
@@ -19,16 +17,15 @@ impl Owners {
         Owners { own, workers, secret }
     }
 
-    /// The owner of all flows of this client's port.
-    pub fn of(&self, (address, port): (Ipv4Addr, u16)) -> u8 {
-        let client = u64::from(address.to_bits()) << 16 | u64::from(port);
+    /// The owner of all flows of this client's port, both given as a flow key's `client_bits`.
+    pub fn of(&self, client: u64) -> u8 {
         let once = fold(client ^ self.secret[0], self.secret[1] | 1);
         let hash = fold(once ^ self.secret[1], 0xd6e8_feb8_6659_fd93);
         ((u128::from(hash) * u128::from(self.workers)) >> 64) as u8
     }
 
     /// The owner, if it is another worker than this one.
-    pub fn other(&self, client: (Ipv4Addr, u16)) -> Option<u8> {
+    pub fn other(&self, client: u64) -> Option<u8> {
         Some(self.of(client)).filter(|owner| *owner != self.own)
     }
 }
@@ -45,9 +42,9 @@ mod tests {
     const SECRET: [u64; 2] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
 
     /// Ports in a row of one client, and clients in a row with one port.
-    fn clients() -> impl Iterator<Item = (Ipv4Addr, u16)> {
-        let ports = (0..32_768).map(|port| (Ipv4Addr::new(10, 9, 0, 1), port));
-        ports.chain((0..32_768).map(|host| (Ipv4Addr::from_bits(0x0a00_0000 + host), 40_000)))
+    fn clients() -> impl Iterator<Item = u64> {
+        let ports = (0..32_768).map(|port| 0x0a09_0001 << 16 | port);
+        ports.chain((0..32_768).map(|host| (0x0a00_0000 + host) << 16 | 40_000))
     }
 
     #[test]

@@ -19,18 +19,18 @@ The lab stays up until Ctrl-C. Things to try in another terminal, in this direct
 
 pub fn demo(port: LabPort, requests: u32, once: bool) -> Result<ExitCode> {
     let start = Start::new(port, None)?;
-    println!("a client, a switch, three web servers and a director on a DPDK {} port …", port.name());
+    say!("a client, a switch, three web servers and a director on a DPDK {} port …", port.name());
     let mut lab = Lab::build(LabDir::new("lab")?.create()?, Life::WithUs)?;
     let droverd = Droverd::start(&lab, &start)?;
     let report = run::report(&lab, requests)?;
-    println!("{report}");
+    say!("{report}");
     let code = if report.complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if !once {
-        println!("{THINGS_TO_TRY}");
+        say!("{THINGS_TO_TRY}");
         play(&lab, droverd)?;
     }
     lab.down()?;
-    println!("the lab is down");
+    say!("the lab is down");
     Ok(code)
 }
 
@@ -41,10 +41,10 @@ fn play(lab: &Lab, mut droverd: Droverd) -> Result<()> {
     let mut running = true;
     while lab.holder.is_alive() && signals.wait(Duration::from_millis(300)).is_none() {
         if running && let Some(status) = droverd.exit_code()? {
-            println!("droverd on {DIRECTOR} has ended ({status}); its log is in {}", lab.path().display());
+            say!("droverd on {DIRECTOR} has ended ({status}); its log is in {}", lab.path().display());
             running = false;
         }
     }
-    println!();
+    say!();
     Ok(())
 }

@@ -4,6 +4,14 @@
 //! One *holder* process owns all of it, see [`holder`]. Everything here is done by the ordinary tools (`ip`, `nsenter`,
 //! `nginx`, `curl`), so that whoever reads it can type the same commands.
 
+/// Prints a line; whoever no longer reads does not matter.
+macro_rules! say {
+    ($($word:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($word)*);
+    }};
+}
+
 mod demo;
 pub mod director;
 pub mod error;
@@ -150,14 +158,14 @@ fn up(port: LabPort, config: Option<&Path>) -> Result<ExitCode> {
         lab.down()?;
         return Err(error);
     }
-    println!("the lab is up: {}", HOSTS.join(", "));
-    println!("`drover lab run` sends requests, `drover lab exec HOST -- CMD` looks around, `drover lab down` ends it");
+    say!("the lab is up: {}", HOSTS.join(", "));
+    say!("`drover lab run` sends requests, `drover lab exec HOST -- CMD` looks around, `drover lab down` ends it");
     Ok(ExitCode::SUCCESS)
 }
 
 fn run(requests: u32) -> Result<ExitCode> {
     let report = run::report(&Lab::attach(LabDir::new("lab")?)?, requests)?;
-    println!("{report}");
+    say!("{report}");
     Ok(if report.complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -186,11 +194,11 @@ fn down() -> Result<ExitCode> {
     match dir.recall()? {
         Some(holder) => {
             Lab { dir, holder }.down()?;
-            println!("the lab is down");
+            say!("the lab is down");
         }
         None => {
             dir.remove()?;
-            println!("no lab is up");
+            say!("no lab is up");
         }
     }
     Ok(ExitCode::SUCCESS)

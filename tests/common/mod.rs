@@ -10,8 +10,8 @@ use drover::config::{
     Scheduler, ServiceConfig, WorkerCores,
 };
 use drover::counters::Ledger;
-use drover::director::Director;
-use drover::flow::FlowTable;
+use drover::director::{Director, Tables};
+use drover::flow::{FlowTable, WideTable};
 use drover::packet::Mac;
 use drover::service::{Reach, Snapshot, Station};
 use drover::sim::frames::FrameBuilder;
@@ -89,11 +89,16 @@ pub fn ledger(snapshot: &Snapshot) -> Arc<Ledger> {
     Arc::new(Ledger::new(snapshot.services.len(), snapshot.reals.len()))
 }
 
+/// With room for some IPv6 flows.
+pub fn tables(narrow: FlowTable) -> Tables {
+    Tables { narrow, wide: WideTable::new(1024, false, [0x452821e638d01377, 0xbe5466cf34e90c6c]).unwrap() }
+}
+
 pub fn director(snapshot: &Snapshot, flows: usize) -> (Director, Arc<Ledger>) {
     let ledger = ledger(snapshot);
     let table = FlowTable::new(flows, false, [0x2b7e_1516_28ae_d2a6, 0xabf7_1588_09cf_4f3c]).unwrap();
     let half_open = table.slots();
-    (Director::new(table, half_open, snapshot, 0, ledger.clone()), ledger)
+    (Director::new(tables(table), half_open, snapshot, 0, ledger.clone()), ledger)
 }
 
 pub fn tcp(client_port: u16, flags: u8) -> FrameBuilder {

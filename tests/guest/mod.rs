@@ -1,7 +1,7 @@
 //! A guest: a machine of QEMU's, with a NIC on PCI that is plugged into the laboratory's switch.
 //!
-//! It has what no test in a namespace has: a PCI device of its own to bind, an IOMMU, hugepages that may be reserved.
-//! QEMU emulates the processor, so that it runs where there is no KVM, and the same everywhere.
+//! It has what no test in a namespace has: PCI devices of its own to bind, an IOMMU, two NUMA nodes, hugepages that may
+//! be reserved. QEMU emulates the processor, so that it runs where there is no KVM, and the same everywhere.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -16,10 +16,42 @@ use serde::de::DeserializeOwned;
 
 use crate::harness::{Bench, droverd, succeed};
 
-/// Where its NIC is.
-pub const NIC: &str = "0000:00:05.0";
-/// The NIC's MAC address.
-pub const MAC: &str = "02:00:0a:09:00:10";
+/// A NIC with two pairs of queues.
+#[derive(Clone, Copy)]
+pub struct Nic {
+    id: &'static str,
+    /// Where it is on PCI.
+    pub address: &'static str,
+    pub mac: &'static str,
+    /// What the kernel calls it.
+    pub interface: &'static str,
+    /// Whether it spreads flows over its queues by their hash, as it is told.
+    pub spreads: bool,
+    /// The slot's place for QEMU.
+    slot: &'static str,
+}
+
+/// It spreads, and belongs to no NUMA node.
+pub const SPREADING: Nic = Nic {
+    id: "nic0",
+    address: "0000:00:05.0",
+    mac: "02:00:0a:09:00:20",
+    interface: "eth0",
+    spreads: true,
+    slot: "bus=pcie.0,addr=5",
+};
+/// It does not, and is at node 1.
+pub const PLAIN: Nic = Nic {
+    id: "nic1",
+    address: "0000:81:00.0",
+    mac: "02:00:0a:09:00:21",
+    interface: "eth1",
+    spreads: false,
+    slot: "bus=far_slot",
+};
+/// All hugepages there are.
+pub const PAGES: usize = 160;
+
 /// How long it may take to boot, or to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -35,10 +67,12 @@ impl Guest {
     /// Boots it; it has booted when this returns.
     pub fn boot(bench: &Bench) -> Guest {
         let image = image();
-        bench.sh(SWITCH, "ip tuntap add guest mode tap multi_queue && ip link set guest master br0 up");
+        for Nic { id, .. } in [SPREADING, PLAIN] {
+            bench.sh(SWITCH, &format!("ip tuntap add {id} mode tap multi_queue && ip link set {id} master br0 up"));
+        }
         let directory = bench.lab.path().to_owned();
         let mut qemu = bench.lab.command(SWITCH, "qemu-system-x86_64");
-        qemu.args(machine()).args(nic());
+        qemu.args(machine()).args(plugged(&SPREADING)).args(plugged(&PLAIN));
         qemu.arg("-kernel").arg(image.join("kernel")).arg("-initrd").arg(image.join("initrd"));
         qemu.arg("-serial").arg(format!("file:{}", directory.join("console").display())).args(["-serial", "stdio"]);
         qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", directory.join("monitor").display()));
@@ -81,11 +115,11 @@ impl Guest {
         if well { serde_json::from_str(&said).map_err(|error| format!("{error}: {said}")) } else { Err(said) }
     }
 
-    /// Pulls the NIC's cable, or plugs it in.
-    pub fn cable(&self, plugged: bool) {
+    /// Pulls a NIC's cable, or plugs it in.
+    pub fn cable(&self, nic: &Nic, plugged: bool) {
         let mut monitor = UnixStream::connect(self.directory.join("monitor")).unwrap();
         let state = if plugged { "on" } else { "off" };
-        writeln!(monitor, "set_link nic {state}").unwrap();
+        writeln!(monitor, "set_link {} {state}", nic.id).unwrap();
         monitor.shutdown(std::net::Shutdown::Write).unwrap();
         // It closes when it has read to the end, and done it.
         std::io::copy(&mut monitor, &mut std::io::sink()).unwrap();
@@ -145,23 +179,28 @@ fn image() -> PathBuf {
     directory
 }
 
-/// Three cores, an IOMMU, and 128 huge pages.
+/// Three cores, the third one on a NUMA node of its own with a PCI bus, and an IOMMU.
 fn machine() -> Vec<String> {
-    let kernel = "console=ttyS0 panic=-1 mitigations=off intel_iommu=on iommu=pt hugepages=128";
-    let words = "-machine q35,accel=tcg -cpu max -smp 3 -m 768 -nodefaults -display none -no-reboot \
-                 -device intel-iommu,intremap=on,aw-bits=48 -append";
-    words.split_whitespace().chain([kernel]).map(str::to_owned).collect()
+    let kernel = format!("console=ttyS0 panic=-1 mitigations=off intel_iommu=on iommu=pt hugepages={PAGES}");
+    let words = "-machine q35,accel=tcg -cpu max -smp 3 -m 1024 -nodefaults -display none -no-reboot \
+                 -object memory-backend-ram,id=memory0,size=512M -numa node,nodeid=0,cpus=0-1,memdev=memory0 \
+                 -object memory-backend-ram,id=memory1,size=512M -numa node,nodeid=1,cpus=2,memdev=memory1 \
+                 -device intel-iommu,intremap=on,aw-bits=48 \
+                 -device pxb-pcie,id=far,bus_nr=128,numa_node=1,bus=pcie.0 \
+                 -device pcie-root-port,id=far_slot,bus=far,chassis=1 -append";
+    words.split_whitespace().map(str::to_owned).chain([kernel]).collect()
 }
 
-/// Two pairs of queues, and the flows spread over them by their hash.
-fn nic() -> Vec<String> {
-    let slot = NIC.trim_start_matches("0000:00:").trim_end_matches(".0");
+/// A NIC, and its wire to the switch.
+fn plugged(nic: &Nic) -> Vec<String> {
+    let Nic { id, mac, slot, .. } = nic;
+    let rss = if nic.spreads { "on" } else { "off" };
     vec![
         "-netdev".to_owned(),
-        "tap,id=wire,ifname=guest,queues=2,script=no,downscript=no,vhost=off".to_owned(),
+        format!("tap,id=wire_{id},ifname={id},queues=2,script=no,downscript=no,vhost=off"),
         "-device".to_owned(),
         format!(
-            "virtio-net-pci,id=nic,netdev=wire,mac={MAC},addr={slot},mq=on,rss=on,vectors=6,romfile=,\
+            "virtio-net-pci,id={id},netdev=wire_{id},mac={mac},{slot},mq=on,rss={rss},vectors=6,romfile=,\
              disable-legacy=on,iommu_platform=on,ats=on"
         ),
     ]

@@ -12,6 +12,15 @@ pub trait Key<const QUADS: usize>: Copy + Eq {
     fn hash(self, secret: [u64; 2]) -> Hash;
 }
 
+/// A key of a client's conversation with a service.
+pub trait ClientKey<const QUADS: usize>: Key<QUADS> {
+    /// The client's address.
+    fn source(self) -> IpAddr;
+    fn service(self) -> Option<ServiceId>;
+    /// The client's address and port, told apart from every other client's of this family (IPv4) or nearly so (IPv6).
+    fn client_bits(self) -> u64;
+}
+
 /// A key's hash: one half for each of its buckets.
 #[derive(Clone, Copy, Debug)]
 pub struct Hash(u64);
@@ -23,6 +32,12 @@ impl Hash {
 
     pub(super) const fn second(self) -> u32 {
         (self.0 >> 32) as u32
+    }
+
+    /// The second half, or the first, without a branch: which one is wanted cannot be predicted.
+    #[inline(always)]
+    pub(super) const fn half(self, second: bool) -> u32 {
+        (self.0 >> (second as u32 * 32)) as u32
     }
 
     /// Its last round: one round alone leaves clients in a row in a lattice.
@@ -48,9 +63,22 @@ impl FlowKey {
     pub fn client(self) -> (Ipv4Addr, u16) {
         (Ipv4Addr::from_bits((self.0 >> 32) as u32), (self.0 >> 16) as u16)
     }
+}
 
-    pub fn service(self) -> Option<ServiceId> {
+impl ClientKey<2> for FlowKey {
+    #[inline(always)]
+    fn source(self) -> IpAddr {
+        self.client().0.into()
+    }
+
+    #[inline(always)]
+    fn service(self) -> Option<ServiceId> {
         ServiceId::from_number(self.0 as u16)
+    }
+
+    #[inline(always)]
+    fn client_bits(self) -> u64 {
+        self.0 >> 16
     }
 }
 
@@ -113,14 +141,28 @@ impl WideKey {
         (address, (self.what >> PORT) as u16)
     }
 
-    pub fn service(self) -> Option<ServiceId> {
-        ServiceId::from_number(self.what as u16)
-    }
-
     /// Where the client wanted to go, of what `ipv4` and `to` were told: address, protocol, port.
     pub fn destination(self) -> (Option<Ipv4Addr>, u8, u16) {
         let address = (self.what & IS_IPV4 != 0).then(|| Ipv4Addr::from_bits(self.address[0] as u32));
         (address, (self.what >> PROTOCOL) as u8, (self.what >> DESTINATION_PORT) as u16)
+    }
+}
+
+impl ClientKey<4> for WideKey {
+    #[inline(always)]
+    fn source(self) -> IpAddr {
+        self.client().0
+    }
+
+    #[inline(always)]
+    fn service(self) -> Option<ServiceId> {
+        ServiceId::from_number(self.what as u16)
+    }
+
+    #[inline(always)]
+    fn client_bits(self) -> u64 {
+        let port = self.what >> PORT & 0xffff;
+        fold(self.address[0] ^ 0x8a5c_d789_635d_2dff, self.address[1] ^ 0x1218_95c2_7a6f_8b01) ^ port
     }
 }
 
