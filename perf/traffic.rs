@@ -64,7 +64,7 @@ impl Sequence {
         self.state ^= self.state << 17;
         let random = self.state.wrapping_mul(0x2545_f491_4f6c_dd1d);
         match self.mix {
-            Mix::Uniform => ((random >> 32) * u64::from(self.flows) >> 32) as u32,
+            Mix::Uniform => (((random >> 32) * u64::from(self.flows)) >> 32) as u32,
             Mix::Zipf => {
                 // The inverse of the distribution, taken as continuous.
                 let share = (random >> 11) as f64 / (1u64 << 53) as f64;
