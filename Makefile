@@ -9,10 +9,10 @@ REQUESTS ?= 1000
 once := $(if $(filter-out 0,$(ONCE)),--once)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test guest check build deps test-deps lab-down clean
+.PHONY: help run test guest check bench bench-quick bench-check build deps bench-deps test-deps lab-down clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: build ## a director, three servers and 1,000 requests, until Ctrl-C (ONCE=1: check and leave)
 	@target/release/drover lab demo --port $(PORT) --requests $(REQUESTS) $(once)
@@ -30,14 +30,27 @@ check: deps ## format, lints and the tidy test: exactly what is asked of a chang
 	$(CARGO) clippy --all-targets --no-default-features -- -D warnings
 	$(CARGO) test --no-default-features --test tidy
 
+# Memory to set aside in 2 MB pages, given back afterwards; only root can.
+bench: bench-deps ## every benchmark, a few minutes: a table, target/bench/results.json, perf/plots, perf/README.md
+	perf/hugepages 6400 $(CARGO) bench --bench perf
+
+bench-quick: bench-deps ## the same in less than a minute, with fewer and smaller tables
+	perf/hugepages 1700 $(CARGO) bench --bench perf -- --quick
+
+bench-check: bench-deps ## the quick run's ratios against perf/baseline.json
+	perf/hugepages 1700 $(CARGO) bench --bench perf -- --check
+
 build: deps ## both programs, in target/release
 	$(CARGO) build --release --bins
 
 deps: ## install by apt what is missing
 	@.ci/packages
 
+bench-deps:
+	@.ci/packages dpdk-dev
+
 test-deps:
-	@.ci/packages qemu-system-x86 busybox-static cpio binutils
+	@.ci/packages dpdk-dev qemu-system-x86 busybox-static cpio binutils
 
 lab-down: ## take down what a lab left behind
 	@target/release/drover lab down

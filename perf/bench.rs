@@ -203,9 +203,9 @@ pub fn config_text(device: &str, others: usize) -> String {
     text
 }
 
-pub fn director(snapshot: &Snapshot, table: FlowTable) -> (Director, Arc<Ledger>) {
+/// With as many half-open connections as the table holds, or fewer.
+pub fn director(snapshot: &Snapshot, table: FlowTable, half_open: usize) -> (Director, Arc<Ledger>) {
     let ledger = Arc::new(Ledger::new(snapshot.services.len(), snapshot.reals.len()));
-    let half_open = table.slots();
     let wide = WideTable::new(1024, false, SECRET).expect("memory for a small table");
     (Director::new(Tables { narrow: table, wide }, half_open, snapshot, 0, ledger.clone()), ledger)
 }
@@ -226,7 +226,7 @@ pub struct Engine<Q: Queue> {
 impl<Q: Queue> Engine<Q> {
     pub fn new(queue: Q, table: FlowTable, snapshot: Snapshot) -> std::io::Result<Engine<Q>> {
         let backing = table.backing();
-        let (director, ledger) = director(&snapshot, table);
+        let (director, ledger) = director(&snapshot, table, usize::MAX);
         let (publisher, mut readers) = epoch::publish(snapshot, 1);
         let (inbox, outbox) = (Arc::new(Inbox::new(64)?), Arc::new(Outbox::new(64)?));
         let reader = readers.pop().ok_or(std::io::ErrorKind::NotFound)?;

@@ -46,7 +46,7 @@ pub fn run(bench: &mut Bench) -> Outcome {
     };
     // Twice a life: from here on as many end as begin.
     (0..2 * chunks_alive).for_each(|_| _ = connections());
-    let measured = interleave(bench.hertz, bench.scale.effort(), &mut [Contender::new("connect", &mut connections)]);
+    let measured = interleave(bench.hertz, bench.scale.effort(), &mut [Contender::new(&mut connections)]);
     let counters = &engine.ledger.frames;
     let (begun, ended) = (counters.flows_created.get(), counters.flows_expired.get());
     let alive = begun - ended;

@@ -28,9 +28,9 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub fn new(bench: &Bench, flows: u32, other_services: usize) -> std::io::Result<Stage> {
+    pub fn new(bench: &Bench, flows: u32, half_open: usize, other_services: usize) -> std::io::Result<Stage> {
         let snapshot = bench::snapshot(other_services);
-        let (director, ledger) = bench::director(&snapshot, bench.table(flows)?);
+        let (director, ledger) = bench::director(&snapshot, bench.table(flows)?, half_open);
         let clock = VirtualClock::new(bench.hertz);
         Ok(Stage { director, ledger, snapshot, clock, places: vec![Place([0; FRAME]); CHUNK] })
     }
@@ -115,16 +115,13 @@ fn one_size(
     other_services: usize,
     floor: &mut dyn FnMut() -> u64,
 ) -> Outcome {
-    let mut stage = Stage::new(bench, flows, other_services)?;
+    let mut stage = Stage::new(bench, flows, usize::MAX, other_services)?;
     stage.establish(flows);
     let pages = stage.director.flows().backing().to_string();
     let template = Template::tcp(ACK);
     for mix in Mix::ALL {
         let mut sequence = Sequence::new(mix, flows, 7);
-        let mut contenders = [
-            Contender::new("mac_write/net_null", &mut *floor),
-            Contender::new("decide", || stage.chunk(&template, &mut sequence)),
-        ];
+        let mut contenders = [Contender::new(&mut *floor), Contender::new(|| stage.chunk(&template, &mut sequence))];
         let measured = interleave(bench.hertz, bench.scale.effort(), &mut contenders);
         let [floor, decide] = &measured.samples[..] else { unreachable!("two contenders") };
         let case = format!("dr4/{name}{}", mix.suffix());

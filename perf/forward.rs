@@ -63,9 +63,9 @@ fn net_null_at(bench: &mut Bench, size: Size, mix: Mix) -> Outcome {
     control.play(Template::tcp(ACK), Order::Mixed(Sequence::new(mix, size.flows, 3)));
     let pages = engine.backing.to_string();
     let mut contenders = [
-        Contender::new("io_only", || io_control.timed(|| io_only(&mut io))),
-        Contender::new("mac_write", || mac_control.timed(|| mac_write(&mut mac))),
-        Contender::new("forward", || control.timed(|| engine.chunk())),
+        Contender::new(|| io_control.timed(|| io_only(&mut io))),
+        Contender::new(|| mac_control.timed(|| mac_write(&mut mac))),
+        Contender::new(|| control.timed(|| engine.chunk())),
     ];
     let measured = interleave(bench.hertz, bench.scale.effort(), &mut contenders);
     let [io, mac, forward] = &measured.samples[..] else { unreachable!("three contenders") };
@@ -115,9 +115,9 @@ fn over_net_pcap(bench: &mut Bench) -> Outcome {
     let mut engine = Engine::new(queue, bench.table(PCAP_FLOWS)?, bench::snapshot(0))?;
     engine.chunk();
     let mut contenders = [
-        Contender::new("io_only", || timed(|| io_only(&mut io))),
-        Contender::new("mac_write", || timed(|| mac_write(&mut mac))),
-        Contender::new("forward", || timed(|| engine.chunk())),
+        Contender::new(|| timed(|| io_only(&mut io))),
+        Contender::new(|| timed(|| mac_write(&mut mac))),
+        Contender::new(|| timed(|| engine.chunk())),
     ];
     let measured = interleave(bench.hertz, bench.scale.effort(), &mut contenders);
     drop(contenders);

@@ -4,6 +4,7 @@
 
 #![deny(unsafe_code)]
 
+mod baseline;
 mod bench;
 mod connect;
 mod decide;
@@ -11,6 +12,8 @@ mod flood;
 mod forward;
 mod measure;
 mod pair;
+mod plot;
+mod readme;
 mod report;
 mod scale;
 mod source;
@@ -39,21 +42,38 @@ const SUITES: &[(&str, Suite)] = &[
     ("pair", pair::run),
 ];
 
+/// What is asked for behind `cargo bench --bench perf --`.
+struct Wishes {
+    scale: Scale,
+    /// `--suite NAME`, as often as you like; none: all.
+    suites: Vec<String>,
+    /// `--check`: against the baseline.
+    check: bool,
+    /// `--write-baseline`.
+    write_baseline: bool,
+}
+
+impl Wishes {
+    fn read(arguments: &[String]) -> Wishes {
+        let has = |name: &str| arguments.iter().any(|argument| argument == name);
+        let scale = match (has("--bench"), has("--quick") || has("--check")) {
+            (false, _) => Scale::Smoke,
+            (true, true) => Scale::Quick,
+            (true, false) => Scale::Full,
+        };
+        let pairs = arguments.iter().zip(arguments.iter().skip(1));
+        let suites = pairs.filter(|(option, _)| *option == "--suite").map(|(_, name)| name.clone()).collect();
+        Wishes { scale, suites, check: has("--check"), write_baseline: has("--write-baseline") }
+    }
+
+    fn wants(&self, suite: &str) -> bool {
+        self.suites.is_empty() || self.suites.iter().any(|wanted| wanted == suite)
+    }
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let scale = match (has("--bench"), has("--quick")) {
-        (false, _) => Scale::Smoke,
-        (true, true) => Scale::Quick,
-        (true, false) => Scale::Full,
-    };
-    // `--suite NAME`, as often as you like; none: all.
-    let wanted: Vec<&str> = arguments
-        .iter()
-        .zip(arguments.iter().skip(1))
-        .filter_map(|(option, name)| (option == "--suite").then_some(name.as_str()))
-        .collect();
-    match run(scale, &wanted) {
+    match run(&Wishes::read(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("perf: {error}");
@@ -62,25 +82,72 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(scale: Scale, wanted: &[&str]) -> Outcome {
-    let mut bench = Bench::start(scale)?;
+fn run(wishes: &Wishes) -> Outcome {
+    if let Some(unknown) = wishes.suites.iter().find(|wanted| SUITES.iter().all(|(name, _)| name != wanted)) {
+        return Err(format!("there is no suite \"{unknown}\"").into());
+    }
+    let mut bench = Bench::start(wishes.scale)?;
     for (name, suite) in SUITES {
-        if wanted.is_empty() || wanted.contains(name) {
+        if wishes.wants(name) {
             suite(&mut bench).map_err(|error| format!("{name}: {error}"))?;
         }
     }
-    if scale > Scale::Smoke {
-        let path = results_path();
-        bench.report.write(&path)?;
-        println!("\n{} rows in {}", bench.report.rows.len(), path.display());
+    if wishes.scale == Scale::Smoke {
+        return try_out(&bench);
     }
+    publish(&bench, wishes)
+}
+
+/// Leaves the numbers where they are looked for.
+fn publish(bench: &Bench, wishes: &Wishes) -> Outcome {
+    let rows = &bench.report.rows;
+    let results = root().join("target/bench/results.json");
+    bench.report.write(&results)?;
+    println!("\n{}\n{} rows in {}", readme::machine(bench), rows.len(), results.display());
+    if wishes.suites.is_empty() {
+        let plots = plot::draw(rows, &root().join("perf/plots"))?;
+        println!("{} plots in perf/plots\n\n{}", plots.len(), readme::goals(rows));
+        if wishes.scale == Scale::Full {
+            readme::update(&root().join("perf/README.md"), bench, &plots)?;
+        }
+    }
+    if wishes.write_baseline {
+        baseline::write(&baseline_path(), rows)?;
+    }
+    if wishes.check { check(wishes, rows) } else { Ok(()) }
+}
+
+fn check(wishes: &Wishes, rows: &[report::Row]) -> Outcome {
+    let lines = baseline::read(&baseline_path())?;
+    let lines: Vec<_> = lines.into_iter().filter(|line| wishes.wants(&line.suite)).collect();
+    let complaints = baseline::complaints(&lines, rows);
+    if complaints.is_empty() {
+        println!("{} ratios are as good as those of the baseline", lines.len());
+        return Ok(());
+    }
+    Err(format!("worse than the baseline:\n  {}", complaints.join("\n  ")).into())
+}
+
+/// What only a full run would use otherwise.
+fn try_out(bench: &Bench) -> Outcome {
+    baseline::try_out();
+    let directory = bench.directory.path().join("plots");
+    let plots = plot::draw(&bench.report.rows, &directory)?;
+    if bench.report.rows.iter().any(|row| row.suite == "decide") && plots.is_empty() {
+        return Err("nothing was drawn".into());
+    }
+    let page = bench.directory.path().join("README.md");
+    std::fs::copy(root().join("perf/README.md"), &page)?;
+    readme::update(&page, bench, &plots)?;
+    bench.report.write(&directory.join("results.json"))?;
+    println!("\nall suites run: {} rows", bench.report.rows.len());
     Ok(())
+}
+
+fn baseline_path() -> PathBuf {
+    root().join("perf/baseline.json")
 }
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn results_path() -> PathBuf {
-    root().join("target/bench/results.json")
 }

@@ -16,13 +16,12 @@ const SPINS: u64 = 20_000;
 
 /// One thing that is measured: does a chunk of operations and says how many cycles the timed part of it took.
 pub struct Contender<'a> {
-    pub name: &'static str,
     chunk: Box<dyn FnMut() -> u64 + 'a>,
 }
 
 impl<'a> Contender<'a> {
-    pub fn new(name: &'static str, chunk: impl FnMut() -> u64 + 'a) -> Contender<'a> {
-        Contender { name, chunk: Box::new(chunk) }
+    pub fn new(chunk: impl FnMut() -> u64 + 'a) -> Contender<'a> {
+        Contender { chunk: Box::new(chunk) }
     }
 }
 

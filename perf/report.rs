@@ -4,20 +4,20 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::measure::Probe;
 
 /// One number. `against` names the case that it is divided by, measured in the same run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Row {
     pub suite: String,
     pub case: String,
     pub metric: String,
     pub value: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
     /// The spin loop's speed, in thousands of rounds a millisecond: the lower of before and after.
     pub probe: f64,
@@ -69,10 +69,6 @@ impl Report {
     }
 }
 
-pub fn read(path: &Path) -> io::Result<Vec<Row>> {
-    Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
-}
-
 impl Section<'_> {
     pub fn row(&mut self, case: &str, metric: &str, value: f64, probe: Probe) {
         self.push(case, metric, value, None, probe);
@@ -81,15 +77,6 @@ impl Section<'_> {
     /// `against`: the name and the value of what it is compared with.
     pub fn ratio(&mut self, case: &str, metric: &str, value: f64, against: (&str, f64), probe: Probe) {
         self.push(case, metric, value, Some(against), probe);
-    }
-
-    pub fn note(&mut self, what: impl Into<String>) {
-        self.report.note(what);
-    }
-
-    /// Other memory from here on.
-    pub fn on_pages(&mut self, pages: impl Into<String>) {
-        self.pages = pages.into();
     }
 
     fn push(&mut self, case: &str, metric: &str, value: f64, against: Option<(&str, f64)>, probe: Probe) {

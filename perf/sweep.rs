@@ -9,7 +9,7 @@ use drover::packet::BURST;
 pub fn run(bench: &mut Bench) -> Outcome {
     let sizes = bench.scale.sizes();
     for size in &sizes[bench.scale.pick(0, 1, 1)..bench.scale.pick(1, 2, 3)] {
-        let mut stage = Stage::new(bench, size.flows, 0)?;
+        let mut stage = Stage::new(bench, size.flows, usize::MAX, 0)?;
         stage.establish(size.flows);
         let pages = stage.director.flows().backing().to_string();
         let mut sequence = Sequence::new(Mix::Uniform, size.flows, 13);

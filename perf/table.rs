@@ -3,7 +3,9 @@
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 
+use arrayvec::ArrayVec;
 use drover::dpdk::HashTable;
+use drover::flow::table::Hint;
 use drover::flow::{FlowKey, FlowState, FlowTable, Hash, Pin, timeout_ticks};
 use drover::packet::BURST;
 use drover::service::{RealId, ServiceId};
@@ -75,14 +77,16 @@ impl Pair {
         let mut found = 0;
         let cycles = timed(|| {
             for keys in self.ours_keys.chunks(BURST) {
-                let mut hashes = [const { None::<Hash> }; BURST];
-                for (hash, key) in hashes.iter_mut().zip(keys) {
-                    let computed = self.ours.hash(*key);
-                    self.ours.prefetch(computed);
-                    *hash = Some(computed);
+                let mut wanted = ArrayVec::<(FlowKey, Hash), BURST>::new();
+                for key in keys {
+                    let hash = self.ours.hash(*key);
+                    self.ours.prefetch(hash);
+                    wanted.push((*key, hash));
                 }
-                for (key, hash) in keys.iter().zip(hashes.into_iter().flatten()) {
-                    found += usize::from(black_box(self.ours.find(*key, hash, TICK)).is_some());
+                let mut hints = [Hint::default(); BURST];
+                self.ours.seek_burst(&wanted, &mut hints);
+                for ((key, hash), hint) in wanted.into_iter().zip(hints) {
+                    found += usize::from(black_box(self.ours.find_at(hint, key, hash, TICK)).is_some());
                 }
             }
         });
@@ -106,7 +110,7 @@ impl Pair {
         let cycles = timed(|| {
             for keys in self.ours_keys.chunks(BURST) {
                 for key in keys {
-                    self.ours.prefetch(self.ours.hash(*key));
+                    self.ours.prefetch_both(self.ours.hash(*key));
                 }
                 for key in keys {
                     let hash = self.ours.hash(*key);
@@ -166,14 +170,14 @@ fn look_up(bench: &mut Bench, size: Size, pair: &mut Pair, mix: Mix, offset: u32
     let mut sequences = [Sequence::new(mix, size.flows, 11), Sequence::new(mix, size.flows, 11)];
     let [first, second] = &mut sequences;
     let mut contenders = [
-        Contender::new("drover", || {
+        Contender::new(|| {
             let mut pair = pair.borrow_mut();
             pair.prepare(|| first.draw() + offset);
             let (cycles, found) = pair.ours_finds();
             assert_eq!(found, expected);
             cycles
         }),
-        Contender::new("rte_hash", || {
+        Contender::new(|| {
             let mut pair = pair.borrow_mut();
             pair.prepare(|| second.draw() + offset);
             let (cycles, found) = pair.theirs_finds();
@@ -204,11 +208,11 @@ fn insert(bench: &mut Bench, size: Size, pair: &mut Pair) {
         next.get()
     };
     let mut contenders = [
-        Contender::new("drover", || {
+        Contender::new(|| {
             pair.borrow_mut().prepare(fresh);
             pair.borrow_mut().ours_enters()
         }),
-        Contender::new("rte_hash", || {
+        Contender::new(|| {
             pair.borrow_mut().prepare(fresh);
             pair.borrow_mut().theirs_enters()
         }),
@@ -222,7 +226,7 @@ fn insert(bench: &mut Bench, size: Size, pair: &mut Pair) {
 }
 
 fn memory(bench: &mut Bench, size: Size, pair: &Pair) {
-    let bytes = drover::flow::table::bytes_for(size.flows as usize) as f64 / f64::from(size.flows);
+    let bytes = FlowTable::bytes_for(size.flows as usize) as f64 / f64::from(size.flows);
     let now = crate::measure::probe(bench.hertz);
     let probe = crate::measure::Probe { before: now, after: now };
     let pages = pair.ours.backing().to_string();

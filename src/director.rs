@@ -63,11 +63,20 @@ struct Candidate<K> {
     hash: Hash,
     packet: dr::Packet,
     event: Event,
-    /// Its place in the burst.
-    place: u8,
 }
 
-type Candidates<K> = ArrayVec<Candidate<K>, BURST>;
+/// Those of one burst: what the table is asked for, and, in the same order, what else is known and where in the burst
+/// they are.
+struct Candidates<K> {
+    wanted: ArrayVec<(K, Hash), BURST>,
+    notes: ArrayVec<(dr::Packet, Event, u8), BURST>,
+}
+
+impl<K> Default for Candidates<K> {
+    fn default() -> Candidates<K> {
+        Candidates { wanted: ArrayVec::new(), notes: ArrayVec::new() }
+    }
+}
 
 /// What a frame turned out to be.
 enum Recognised {
@@ -139,7 +148,7 @@ impl Director {
         snapshot: &Snapshot,
         frames: &mut Burst<F>,
     ) -> Burst<Verdict> {
-        let (mut narrow, mut wide) = (Candidates::new(), Candidates::new());
+        let (mut narrow, mut wide) = (Candidates::default(), Candidates::default());
         let mut verdicts = Burst::new();
         for (frame, place) in frames.iter().zip(0u8..) {
             verdicts.push(match recognise(station, snapshot, frame) {
@@ -154,7 +163,7 @@ impl Director {
         }
         let scene = Scene { tick: now.tick(), mtu: station.mtu, snapshot };
         self.choosing.act(&mut self.flows, scene, &narrow, frames, &mut verdicts);
-        if !wide.is_empty() {
+        if !wide.wanted.is_empty() {
             self.choosing.act(&mut self.wide, scene, &wide, frames, &mut verdicts);
         }
         verdicts
@@ -190,7 +199,8 @@ fn expect<K: ClientKey<Q>, const Q: usize>(
     }
     let hash = flows.hash(key);
     flows.prefetch(hash);
-    candidates.push(Candidate { key, hash, packet, event, place });
+    candidates.wanted.push((key, hash));
+    candidates.notes.push((packet, event, place));
     UNDECIDED
 }
 
@@ -206,14 +216,14 @@ impl Choosing {
         verdicts: &mut Burst<Verdict>,
     ) {
         let mut hints = [Hint::default(); BURST];
-        for (candidate, hint) in candidates.iter().zip(&mut hints) {
-            *hint = flows.seek(candidate.key, candidate.hash);
-        }
+        flows.seek_burst(&candidates.wanted, &mut hints);
         let mut run = Run::default();
-        for (candidate, hint) in candidates.iter().zip(hints) {
-            let place = usize::from(candidate.place);
-            let frame = frames[place].bytes_mut();
-            verdicts[place] = self.steer(flows, scene, candidate, hint, frame, &mut run);
+        for ((&(key, hash), &(packet, event, place)), hint) in
+            candidates.wanted.iter().zip(&candidates.notes).zip(hints)
+        {
+            let frame = frames[usize::from(place)].bytes_mut();
+            let candidate = Candidate { key, hash, packet, event };
+            verdicts[usize::from(place)] = self.steer(flows, scene, &candidate, hint, frame, &mut run);
         }
         self.ledger.count_run(run.service, run.packets, run.bytes);
     }

@@ -15,7 +15,7 @@ use crate::config::Config;
 
 pub use instance::InstanceLock;
 pub use machine::Machine;
-pub use nodes::distant_workers;
+pub use nodes::{distant_workers, node_of};
 
 /// What is in the way, and the one line that mends it.
 #[derive(Clone, Debug, PartialEq, Eq)]

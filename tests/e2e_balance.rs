@@ -81,6 +81,12 @@ fn two_workers_balance(port: LabPort) {
     assert!(stats.total.handed_in > 0, "nothing came to the wrong worker: {stats:?}");
     assert_eq!(stats.total.flows_created, 1000, "a flow was entered twice");
     no_flow_has_two_workers(&bench);
+    let shares = succeed(bench.drover().args(["stats", "--per-core", "--json"]));
+    let shares: serde_json::Value = serde_json::from_str(&shares).unwrap();
+    let cores: Vec<u64> = [0, 1].map(|worker| shares["workers"][worker]["core"].as_u64().unwrap()).to_vec();
+    assert_eq!(cores, [0, 1]);
+    let skew = shares["skew"]["flows"].as_f64().unwrap();
+    assert!((1.0..1.3).contains(&skew), "{shares}");
 }
 
 fn no_flow_has_two_workers(bench: &Bench) {

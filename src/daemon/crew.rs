@@ -26,6 +26,8 @@ use crate::worker::{self, Worker};
 pub struct Post {
     pub id: usize,
     pub core: usize,
+    /// The core's NUMA node, where there are nodes.
+    pub node: Option<u32>,
     pub queues: Vec<PortQueue>,
     pub reader: Reader<Snapshot>,
     pub inbox: Arc<Inbox<Mbuf>>,
@@ -111,7 +113,7 @@ impl Drop for Crew {
     }
 }
 
-/// On the worker's own core: memory that is touched here first is of this core's NUMA node.
+/// On the worker's own core, with its tables in memory of that core's NUMA node.
 fn prepare(
     mut post: Post,
     (flows, hugepages): (FlowsConfig, bool),
@@ -119,7 +121,7 @@ fn prepare(
     outbox: Arc<Outbox<Mbuf>>,
     report: &Sender<Report>,
 ) -> Option<Worker<PortQueue>> {
-    let made = tables(flows.per_worker, hugepages);
+    let made = tables(flows.per_worker, hugepages, post.node);
     let told =
         made.as_ref().map(|tables| tables.narrow.backing().to_string()).map_err(|error| anyhow::anyhow!("{error:#}"));
     // Nobody waits for it when the start has failed elsewhere; then we are told to stop.
@@ -132,11 +134,12 @@ fn prepare(
     Some(worker)
 }
 
-fn tables(capacity: usize, hugepages: bool) -> Result<Tables> {
+fn tables(capacity: usize, hugepages: bool, node: Option<u32>) -> Result<Tables> {
     let secret = || Ok::<_, getrandom::Error>([getrandom::u64()?, getrandom::u64()?]);
-    let narrow = FlowTable::new(capacity, hugepages, secret()?).context("no memory for the flow table")?;
+    let narrow = FlowTable::on_node(capacity, hugepages, node, secret()?).context("no memory for the flow table")?;
     // The configuration has no IPv6 services yet.
-    let wide = WideTable::new(FlowsConfig::LEAST, false, secret()?).context("no memory for the wide flow table")?;
+    let wide =
+        WideTable::on_node(FlowsConfig::LEAST, false, node, secret()?).context("no memory for the wide flow table")?;
     Ok(Tables { narrow, wide })
 }
 

@@ -92,7 +92,7 @@ pub fn run(config: Config, path: &Path, machine: &Machine, plan: &Plan, lock: In
     let outbox = Arc::new(Outbox::new(EXCHANGE)?);
     let stop = Arc::new(AtomicBool::new(false));
 
-    let mut crew = hire_all(&config, plan, &eal, readers, queues, steering, &outbox, &stop, &mut remarks)?;
+    let mut crew = hire_all(&config, machine, plan, &eal, readers, queues, steering, &outbox, &stop, &mut remarks)?;
 
     let (questions, asked) = bounded(QUESTIONS);
     let facts = ports.iter().map(OpenPort::facts).collect();
@@ -153,6 +153,7 @@ fn start_eal(config: &Config, plan: &Plan, runtime: &RuntimeDir) -> Result<Eal> 
 /// Every worker at its post, with its ways to the others where flows are shared out in software.
 fn hire_all(
     config: &Config,
+    machine: &Machine,
     plan: &Plan,
     eal: &Eal,
     readers: Vec<Reader<Snapshot>>,
@@ -172,7 +173,8 @@ fn hire_all(
     for (id, (((core, inbox), reader), queues)) in places.enumerate() {
         let owners = Owners::new(id as u8, workers as u8, secret);
         let sharing = links.next().map(|links| (owners, links));
-        let post = Post { id, core: *core, queues, reader, inbox, sharing, eal: eal.clone() };
+        let node = preflight::node_of(machine, *core);
+        let post = Post { id, core: *core, node, queues, reader, inbox, sharing, eal: eal.clone() };
         crew.hire(post, config, plan, outbox, remarks)?;
     }
     Ok(crew)
@@ -246,6 +248,7 @@ fn manage(
         manager,
         snapshots,
         taps,
+        lost: Vec::new(),
         outbox,
         sender,
         make: Box::new(move |bytes| pool.from_bytes(bytes)),

@@ -31,6 +31,8 @@ pub struct OpenPort {
     pub station: Station,
     queues: usize,
     pub tap: Option<Tap>,
+    /// The driver for packet sockets calls every link up; its interface knows.
+    packet_interface: Option<String>,
 }
 
 /// What EAL calls the device of the port with this number.
@@ -171,7 +173,12 @@ fn open(
         config.device,
         config.host_tap
     );
-    Ok((OpenPort { name: config.name.clone(), port, station, queues: workers, tap: Some(tap) }, queues))
+    let packet_interface = match &config.device {
+        Device::AfPacket(interface) => Some(interface.clone()),
+        _ => None,
+    };
+    let name = config.name.clone();
+    Ok((OpenPort { name, port, station, queues: workers, tap: Some(tap), packet_interface }, queues))
 }
 
 /// The kernel interfaces that are ours: none of them may send a redirect.
@@ -186,6 +193,11 @@ pub fn kernel_interfaces(config: &Config) -> Vec<&str> {
     interfaces
 }
 
+/// An interface that cannot be asked is gone.
+fn is_running(interface: &str) -> bool {
+    netdev::is_running(interface).unwrap_or(false)
+}
+
 impl OpenPort {
     pub fn facts(&self) -> PortFacts {
         PortFacts { driver: self.port.driver().to_owned(), queues: self.queues, station: self.station.clone() }
@@ -194,7 +206,7 @@ impl OpenPort {
     pub fn view(&self) -> PortView {
         let link = self.port.link();
         PortView {
-            link_up: link.up,
+            link_up: link.up && self.packet_interface.as_deref().is_none_or(is_running),
             speed: link.speed,
             stats: PortStats { name: self.name.clone(), ..self.port.stats() },
         }

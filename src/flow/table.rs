@@ -81,19 +81,10 @@ impl Slot {
     }
 }
 
-/// What a first look at a key's first bucket showed. It need not be true any more when it is used.
-#[derive(Clone, Copy, Debug)]
+/// In which of its buckets a key is, as a first look had it: one half of its hash. It may be wrong by the time it is
+/// used.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Hint(u32);
-
-impl Hint {
-    const ELSEWHERE: u32 = u32::MAX;
-}
-
-impl Default for Hint {
-    fn default() -> Hint {
-        Hint(Hint::ELSEWHERE)
-    }
-}
 
 /// Both buckets of the key are full of living flows, and so are all that could be moved to, and the stash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,48 +199,33 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
     #[inline(always)]
     pub fn prefetch_both(&self, hash: Hash) {
         prefetch::bucket(self.buckets.choose(hash.first()));
-        prefetch::bucket(&self.buckets[self.second(hash)]);
+        prefetch::bucket(self.buckets.choose(hash.second()));
     }
 
-    /// Looks for each key in its first bucket, whose lines should have arrived by now, and asks for the second bucket
-    /// of those that are not there, so that no `find_at` after it waits for memory. As many as both slices have.
+    /// Looks for each key in its first bucket, whose lines should have arrived by now, and asks for the second one's
+    /// where it is not there, so that no `find_at` after it waits for memory. As many as both slices have.
     #[inline]
     pub fn seek_burst(&self, wanted: &[(K, Hash)], hints: &mut [Hint]) {
         let asked = wanted.iter().map(|(key, hash)| (key.words(), hash.first()));
         let mut pairs = wanted.iter().zip(hints);
         self.probe.burst(&self.buckets, asked, |found| {
             if let Some(((_, hash), hint)) = pairs.next() {
-                *hint = self.hint(*hash, found);
+                *hint = Hint(hash.half(found == 0));
+                prefetch::bucket(self.buckets.choose(hint.0));
             }
         });
-    }
-
-    /// The same for one key.
-    #[inline(always)]
-    pub fn seek(&self, key: K, hash: Hash) -> Hint {
-        self.hint(hash, probe::matches(self.buckets.choose(hash.first()), &key.words()))
-    }
-
-    #[inline(always)]
-    fn hint(&self, hash: Hash, found: u32) -> Hint {
-        if found == 0 {
-            prefetch::bucket(&self.buckets[self.second(hash)]);
-            return Hint::default();
-        }
-        Hint(Slot::new(self.first(hash), found.trailing_zeros() as usize).0)
     }
 
     /// What `find` says, with less work if the hint is still true.
     #[inline(always)]
     pub fn find_at(&self, hint: Hint, key: K, hash: Hash, tick: u32) -> Option<(Slot, Pin)> {
-        let slot = Slot(hint.0);
-        match self.buckets.get(slot.bucket()) {
-            Some(bucket) if key_in::<K, QUADS>(bucket, slot.entry()) == key => {
-                let pin = Pin(bucket.0[VALUES][slot.entry()]);
-                (pin.left(tick) > 0).then_some((slot, pin))
-            }
-            _ => self.find(key, hash, tick),
+        let found = probe::matches(self.buckets.choose(hint.0), &key.words());
+        if found == 0 {
+            return self.find(key, hash, tick);
         }
+        let slot = Slot::new(self.buckets.place(hint.0), found.trailing_zeros() as usize);
+        let pin = self.pin(slot);
+        (pin.left(tick) > 0).then_some((slot, pin))
     }
 
     /// The entry of `key`, if it has one that has not run out.
@@ -265,15 +241,10 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
         self.buckets.place(hash.first())
     }
 
-    /// Never the first, so that each key has two.
+    /// Once in as many times as there are buckets it is the first again.
     #[inline(always)]
     fn second(&self, hash: Hash) -> usize {
-        let (first, second) = (self.first(hash), self.buckets.place(hash.second()));
-        match second {
-            second if second != first => second,
-            0 => 1,
-            last => last - 1,
-        }
+        self.buckets.place(hash.second())
     }
 
     /// Where the key's entry is, be it living or dead.
@@ -284,10 +255,9 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
         if found != 0 {
             return Some(Slot::new(self.first(hash), found.trailing_zeros() as usize));
         }
-        let second = self.second(hash);
-        let found = probe::matches(&self.buckets[second], &words);
+        let found = probe::matches(self.buckets.choose(hash.second()), &words);
         if found != 0 {
-            return Some(Slot::new(second, found.trailing_zeros() as usize));
+            return Some(Slot::new(self.second(hash), found.trailing_zeros() as usize));
         }
         if self.stashed == 0 { None } else { self.locate_in_stash(&words) }
     }
@@ -318,7 +288,9 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
             self.clear(old, &mut expired);
         }
         let buckets = [self.first(hash), self.second(hash)];
-        let free = match buckets.into_iter().find_map(|bucket| self.free_slot(bucket, tick, &mut expired)) {
+        let free = buckets.into_iter().find_map(|place| self.empty_slot(place));
+        let free = free.or_else(|| buckets.into_iter().find_map(|place| self.dead_slot(place, tick, &mut expired)));
+        let free = match free {
             Some(free) => free,
             None => self.make_room(buckets, tick, &mut expired).ok_or(TableFull)?,
         };

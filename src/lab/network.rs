@@ -76,6 +76,8 @@ const QUIET: &str = "
     cd /proc/sys/net
     [ ! -d ipv6 ] || for name in all default; do echo 1 > ipv6/conf/$name/disable_ipv6; done
     echo 0 > ipv4/ip_forward
+    # A switch passes on whatever comes, and does not judge IP packets by the machine's iptables.
+    for name in bridge/bridge-nf-call-*; do [ ! -w $name ] || echo 0 > $name; done
     for name in all default; do
         echo 0 > ipv4/conf/$name/rp_filter
         echo 0 > ipv4/conf/$name/arp_ignore

@@ -81,6 +81,8 @@ pub struct Management<F> {
     pub snapshots: Snapshots,
     /// One a port; none where the host is not served.
     pub taps: Vec<Option<Tap>>,
+    /// What was said about each TAP that went away.
+    pub lost: Vec<String>,
     pub outbox: Arc<Outbox<F>>,
     /// The worker that sends for us.
     pub sender: Arc<Inbox<F>>,
@@ -243,7 +245,7 @@ impl<F: Frame> Management<F> {
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 Err(error) => {
-                    log::debug!("port {port}: the host's TAP cannot be read: {error}");
+                    self.give_up_tap(port, &error);
                     return false;
                 }
             };
@@ -257,12 +259,23 @@ impl<F: Frame> Management<F> {
         true
     }
 
+    /// A TAP that was deleted under us is ready for ever and never comes back.
+    fn give_up_tap(&mut self, port: usize, error: &std::io::Error) {
+        let Some(tap) = self.taps.get_mut(port).and_then(Option::take) else { return };
+        let (port, tap) = (self.manager.port_name(port), tap.name());
+        let warning = format!("port {port}: the host's TAP {tap} is gone ({error}); droverd makes it when it starts");
+        log::error!("{warning}");
+        self.lost.push(warning);
+    }
+
     fn view(&self, now: Now) -> View {
+        let mut warnings = self.manager.warnings(now);
+        warnings.extend(self.lost.iter().cloned());
         View {
             epoch: self.snapshots.publisher.epoch(),
             held: self.snapshots.publisher.held().collect(),
             neighbours: self.manager.neighbours().copied().collect(),
-            warnings: self.manager.warnings(now),
+            warnings,
             stats: self.manager.stats().clone(),
             ports: (self.ports)(),
         }

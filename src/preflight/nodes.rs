@@ -30,8 +30,8 @@ fn list_of(machine: &Machine, node: u32) -> std::path::PathBuf {
     machine.sys.join(format!("devices/system/node/node{node}/cpulist"))
 }
 
-/// None: the kernel knows of no nodes.
-fn node_of(machine: &Machine, core: usize) -> Option<u32> {
+/// The NUMA node of a core; none: the kernel knows of no nodes.
+pub fn node_of(machine: &Machine, core: usize) -> Option<u32> {
     let online = fs::read_to_string(machine.sys.join("devices/system/node/online")).ok()?;
     let has = |node: &usize| {
         let cores = fs::read_to_string(list_of(machine, *node as u32)).unwrap_or_default();

@@ -132,6 +132,12 @@ pub fn is_up(name: &str) -> io::Result<bool> {
     Ok(flags(name)? & libc::IFF_UP as c_short != 0)
 }
 
+/// Whether it is up and its wire carries something.
+pub fn is_running(name: &str) -> io::Result<bool> {
+    let both = (libc::IFF_UP | libc::IFF_RUNNING) as c_short;
+    Ok(flags(name)? & both == both)
+}
+
 pub fn set_up(name: &str, up: bool) -> io::Result<()> {
     let now = flags(name)?;
     let bit = libc::IFF_UP as c_short;

@@ -40,7 +40,7 @@ impl Bell {
     }
 
     /// Waits on the descriptors, this bell's among them, unless there is work by now.
-    pub fn sleep(&self, descriptors: &mut [PollFd<'_>], at_most: Duration, work: impl FnOnce() -> bool) {
+    pub fn sleep(&self, descriptors: &mut Vec<PollFd<'_>>, at_most: Duration, work: impl FnOnce() -> bool) {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if !work() {
@@ -61,14 +61,24 @@ impl AsFd for Bell {
     }
 }
 
-/// Waits until one of the descriptors can be read, or a signal comes, or the time is over.
-pub fn wait(descriptors: &mut [PollFd<'_>], at_most: Duration) {
+/// Waits until one of the descriptors can be read, or a signal comes, or the time is over. A descriptor whose device is
+/// gone is waited for no more: it would always be ready.
+pub fn wait(descriptors: &mut Vec<PollFd<'_>>, at_most: Duration) {
     let timeout = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: at_most.subsec_nanos().into() };
     match poll(descriptors, Some(&timeout)) {
-        Ok(_) | Err(Errno::INTR) => (),
+        Ok(0) | Err(Errno::INTR) => (),
+        Ok(_) => descriptors.retain(|descriptor| !is_lost(descriptor)),
         // Nothing else can happen to descriptors that are ours; if it did, do not spin.
         Err(_) => std::thread::sleep(Duration::from_millis(1)),
     }
+}
+
+/// A packet socket whose interface went down says so until it is asked, and then works again; a TAP that was deleted
+/// stays what it is.
+fn is_lost(descriptor: &PollFd<'_>) -> bool {
+    let events = descriptor.revents();
+    let failed = events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+    failed && !events.contains(PollFlags::IN) && rustix::net::sockopt::socket_error(descriptor).is_err()
 }
 
 pub fn readable(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
@@ -147,7 +157,7 @@ mod tests {
         let started = Instant::now();
         thread::scope(|scope| {
             scope.spawn(|| {
-                let mut awaited = [readable(bell.as_fd())];
+                let mut awaited = vec![readable(bell.as_fd())];
                 for round in 1..=ROUNDS {
                     while given.load(Ordering::Acquire) < round {
                         bell.sleep(&mut awaited, LOST, || given.load(Ordering::Acquire) >= round);
@@ -165,5 +175,17 @@ mod tests {
             }
         });
         assert!(started.elapsed() < LOST, "a wake-up was lost");
+    }
+
+    #[test]
+    fn what_always_fails_is_waited_for_no_more() {
+        let bell = Bell::new().unwrap();
+        let (pipe, _) = rustix::pipe::pipe().unwrap();
+        let mut awaited = vec![readable(bell.as_fd()), readable(pipe.as_fd())];
+        wait(&mut awaited, Duration::from_secs(10));
+        assert_eq!(awaited.len(), 1, "a pipe that nobody writes to any more");
+        bell.ring();
+        wait(&mut awaited, Duration::from_secs(10));
+        assert_eq!((awaited.len(), awaited[0].revents()), (1, PollFlags::IN));
     }
 }

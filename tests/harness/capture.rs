@@ -18,7 +18,7 @@ const ETH_P_ALL: u16 = 3;
 /// Longer than any frame, also than one that a card would have to cut into segments.
 const LONGEST: usize = 1 << 17;
 
-type Frames = Arc<Mutex<Vec<Vec<u8>>>>;
+pub type Frames = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// Reads all that a host sends and receives, until dropped.
 pub struct Capture {
@@ -34,16 +34,7 @@ impl Capture {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut reader = BufReader::new(child.stderr.take().unwrap());
         assert_eq!(read_frame(&mut reader).as_deref(), Some(&[][..]), "the wire of {host} cannot be read");
-        let frames = Frames::default();
-        let kept = frames.clone();
-        std::thread::spawn(move || {
-            while let Some(frame) = read_frame(&mut reader) {
-                if wanted(&frame) {
-                    kept.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
-                }
-            }
-        });
-        Capture { child, frames }
+        Capture { child, frames: collect(reader, wanted) }
     }
 
     /// The frames so far.
@@ -67,8 +58,22 @@ impl Drop for Capture {
     }
 }
 
+/// Keeps the frames that come out of the other process, as long as it lives.
+pub fn collect(mut reader: impl Read + Send + 'static, wanted: impl Fn(&[u8]) -> bool + Send + 'static) -> Frames {
+    let frames = Frames::default();
+    let kept = frames.clone();
+    std::thread::spawn(move || {
+        while let Some(frame) = read_frame(&mut reader) {
+            if wanted(&frame) {
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+            }
+        }
+    });
+    frames
+}
+
 /// Each frame goes through the pipe after its length; an empty one says that the wire is being read.
-fn read_frame(reader: &mut impl Read) -> Option<Vec<u8>> {
+pub fn read_frame(reader: &mut impl Read) -> Option<Vec<u8>> {
     let mut length = [0; 4];
     reader.read_exact(&mut length).ok()?;
     let length = u32::from_le_bytes(length) as usize;
@@ -78,7 +83,7 @@ fn read_frame(reader: &mut impl Read) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-fn write_frame(writer: &mut impl Write, frame: &[u8]) -> std::io::Result<()> {
+pub fn write_frame(writer: &mut impl Write, frame: &[u8]) -> std::io::Result<()> {
     writer.write_all(&(frame.len() as u32).to_le_bytes())?;
     writer.write_all(frame)
 }

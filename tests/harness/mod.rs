@@ -11,6 +11,7 @@ use drover::lab::{CLIENT, DIRECTOR, Droverd, Lab, LabDir, LabPort, Life, Start, 
 use tempfile::TempDir;
 
 pub mod capture;
+pub mod stranger;
 
 /// How long a condition may take to come true on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -34,6 +34,12 @@ impl Hash {
         (self.0 >> 32) as u32
     }
 
+    /// The second half, or the first, without a branch: which one is wanted cannot be predicted.
+    #[inline(always)]
+    pub(super) const fn half(self, second: bool) -> u32 {
+        (self.0 >> (second as u32 * 32)) as u32
+    }
+
     /// Its last round: one round alone leaves clients in a row in a lattice.
     const fn of(once: u64, secret: [u64; 2]) -> Hash {
         Hash(fold(once ^ secret[1], 0x9fb2_1c65_1e98_df25))

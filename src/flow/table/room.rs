@@ -1,6 +1,6 @@
 //! Room for one more: a slot that is free, or that is made free by moving living entries to their other bucket.
 
-use super::{Bucket, EMPTY, Key, Pin, SLOTS, Slot, Table, key_in};
+use super::{EMPTY, Key, Pin, SLOTS, Slot, Table, key_in};
 use crate::sys::prefetch;
 use crate::sys::probe::VALUES;
 
@@ -8,17 +8,25 @@ use crate::sys::probe::VALUES;
 const MOVES: usize = 3;
 
 impl<const QUADS: usize, K: Key<QUADS>> Table<K, QUADS> {
-    /// A free slot of the bucket: an empty one, or one whose flow has run out.
     #[inline(always)]
-    pub(super) fn free_slot(&mut self, place: usize, tick: u32, expired: &mut impl FnMut(K, Pin)) -> Option<Slot> {
-        let bucket = &self.buckets[place];
-        let empty = empty_entries(bucket);
-        if empty != 0 {
-            return Some(Slot::new(place, empty.trailing_zeros() as usize));
-        }
-        let entry = (0..SLOTS).find(|entry| Pin(bucket.0[VALUES][*entry]).left(tick) == 0)?;
+    pub(super) fn empty_slot(&self, place: usize) -> Option<Slot> {
+        let keys = &self.buckets[place].0[0];
+        let empty = |entry: usize| u32::from(keys[entry] == EMPTY) << entry;
+        let empty = empty(0) | empty(1) | empty(2) | empty(3);
+        (empty != 0).then(|| Slot::new(place, empty.trailing_zeros() as usize))
+    }
+
+    /// A slot of a full bucket whose flow has run out.
+    #[inline(always)]
+    pub(super) fn dead_slot(&mut self, place: usize, tick: u32, expired: &mut impl FnMut(K, Pin)) -> Option<Slot> {
+        let values = &self.buckets[place].0[VALUES];
+        let entry = (0..SLOTS).find(|entry| Pin(values[*entry]).left(tick) == 0)?;
         self.clear(Slot::new(place, entry), expired);
         Some(Slot::new(place, entry))
+    }
+
+    fn free_slot(&mut self, place: usize, tick: u32, expired: &mut impl FnMut(K, Pin)) -> Option<Slot> {
+        self.empty_slot(place).or_else(|| self.dead_slot(place, tick, expired))
     }
 
     /// Frees a slot of one of the buckets by moving entries to their other buckets, up to `MOVES` in a chain, or gives
@@ -96,10 +104,4 @@ impl<const QUADS: usize, K: Key<QUADS>> Table<K, QUADS> {
             }
         }
     }
-}
-
-/// One bit for each entry that is none.
-#[inline(always)]
-fn empty_entries<const QUADS: usize>(bucket: &Bucket<QUADS>) -> u32 {
-    (0..SLOTS).map(|entry| u32::from(bucket.0[0][entry] == EMPTY) << entry).sum()
 }
