@@ -50,7 +50,7 @@ bench-deps:
 	@.ci/packages dpdk-dev
 
 test-deps:
-	@.ci/packages dpdk-dev qemu-system-x86 busybox-static cpio binutils
+	@.ci/packages dpdk-dev qemu-system-x86 cpio binutils
 
 lab-down: ## take down what a lab left behind
 	@target/release/drover lab down

@@ -23,13 +23,25 @@ fn balances(port: LabPort, configuration: &str, expected: [u32; 3]) {
     let before = bench.lab.stats().unwrap();
     let outcome = run::requests(&bench.lab, 600).unwrap();
     assert_eq!((outcome.failed, outcome.connections), (0, 600));
-    let expected: BTreeMap<String, u32> = REALS.iter().map(|real| real.to_string()).zip(expected).collect();
-    assert_eq!(outcome.served, expected);
+    let again = run::used_again(&outcome, &before, &bench.lab.stats().unwrap());
+    assert!(again < 100, "the client's kernel uses its ports again and again: {again} of 600");
+    for (real, expected) in REALS.iter().zip(expected) {
+        let served = outcome.served.get(*real).copied().unwrap_or(0);
+        assert!(
+            served.abs_diff(expected) <= again,
+            "{real} served {served}, not {expected} ({again} ports used again)"
+        );
+    }
 
     let services = bench.lab.services().unwrap();
     let counted: Vec<u64> = services[0].reals.iter().map(|real| real.traffic.connections).collect();
-    assert_eq!(counted, expected.values().map(|count| u64::from(*count)).collect::<Vec<_>>());
-    assert_eq!(services[0].traffic.connections, 600);
+    let entered = u64::from(600 - again);
+    for (counted, expected) in counted.iter().zip(expected) {
+        // New connections are shared out exactly, but for the last round.
+        let due = u64::from(expected) * entered / 600;
+        assert!(counted.abs_diff(due) <= if again == 0 { 0 } else { 3 }, "{services:?}");
+    }
+    assert_eq!((counted.iter().sum::<u64>(), services[0].traffic.connections), (entered, entered));
 
     let mut dropped = run::dropped_between(&before, &bench.lab.stats().unwrap());
     dropped.remove("not_our_mac");
@@ -79,8 +91,8 @@ fn two_workers_balance(port: LabPort) {
         assert!((350..650).contains(&worker.flows_created), "worker {id}: {stats:?}");
     }
     assert!(stats.total.handed_in > 0, "nothing came to the wrong worker: {stats:?}");
-    assert_eq!(stats.total.flows_created, 1000, "a flow was entered twice");
-    no_flow_has_two_workers(&bench);
+    assert!((900..=1000).contains(&stats.total.flows_created), "a flow was entered twice: {stats:?}");
+    no_flow_has_two_workers(&bench, stats.total.flows_created as usize);
     let shares = succeed(bench.drover().args(["stats", "--per-core", "--json"]));
     let shares: serde_json::Value = serde_json::from_str(&shares).unwrap();
     let cores: Vec<u64> = [0, 1].map(|worker| shares["workers"][worker]["core"].as_u64().unwrap()).to_vec();
@@ -89,11 +101,11 @@ fn two_workers_balance(port: LabPort) {
     assert!((1.0..1.3).contains(&skew), "{shares}");
 }
 
-fn no_flow_has_two_workers(bench: &Bench) {
+fn no_flow_has_two_workers(bench: &Bench, entered: usize) {
     let listing = succeed(bench.drover().args(["conn", "list", "--json"]));
     let flows: Vec<ConnEntry> = serde_json::from_str(&listing).unwrap();
     let clients: HashSet<_> = flows.iter().map(|flow| flow.client).collect();
-    assert_eq!((flows.len(), clients.len()), (1000, 1000));
+    assert_eq!((flows.len(), clients.len()), (entered, entered));
 }
 
 fn two_workers() -> String {

@@ -124,6 +124,10 @@ fn prepare(
     let made = tables(flows.per_worker, hugepages, post.node);
     let told =
         made.as_ref().map(|tables| tables.narrow.backing().to_string()).map_err(|error| anyhow::anyhow!("{error:#}"));
+    if let Ok(Tables { narrow, .. }) = &made {
+        let (backing, probe) = (narrow.backing(), narrow.probe_name());
+        log::info!("worker {}: flow table on {backing}, key comparison: {probe}", post.id);
+    }
     // Nobody waits for it when the start has failed elsewhere; then we are told to stop.
     let _ = report.send(told);
     let director = Director::new(made.ok()?, flows.half_open, post.reader.read(), post.id, ledger.clone());

@@ -378,7 +378,8 @@ pub(super) fn number(device: &CStr) -> Option<u16> {
 
 fn find(name: &str) -> Result<u16, Error> {
     let device = CString::new(name).ok();
-    device.and_then(|device| number(&device)).ok_or_else(|| Error::refused(format!("no port {name}"), libc::ENODEV))
+    let what = || format!("DPDK has no port {name} (RUST_LOG=trace shows why)");
+    device.and_then(|device| number(&device)).ok_or_else(|| Error::refused(what(), libc::ENODEV))
 }
 
 fn device_information(number: u16, name: &str) -> Result<rte_eth_dev_info, Error> {

@@ -83,8 +83,9 @@ pub struct Share {
 }
 
 /// What each server should have got. Round-robin is exact but for its last, unfinished round on each worker: in it a
-/// server gets anything from nothing to its weight.
-pub fn shares(outcome: &Outcome, service: &ServiceEntry, workers: usize) -> Vec<Share> {
+/// server gets anything from nothing to its weight. `again` connections came from a port that an earlier one had used:
+/// they went where that one went, as they should.
+pub fn shares(outcome: &Outcome, service: &ServiceEntry, workers: usize, again: u32) -> Vec<Share> {
     let weight = |real: u16| if service.scheduler == "rr" { u32::from(real > 0) } else { u32::from(real) };
     let sum: u32 = service.reals.iter().map(|real| weight(real.weight)).sum();
     let answered: u32 = outcome.served.values().sum();
@@ -93,7 +94,12 @@ pub fn shares(outcome: &Outcome, service: &ServiceEntry, workers: usize) -> Vec<
         let weight = found.map_or(0, |real| weight(real.weight));
         let served = outcome.served.get(server).copied().unwrap_or(0);
         let expected = f64::from(answered) * f64::from(weight) / f64::from(sum.max(1));
-        Share { server: server.to_owned(), served, expected, tolerance: f64::from(weight) * workers as f64 }
+        Share {
+            server: server.to_owned(),
+            served,
+            expected,
+            tolerance: f64::from(weight) * workers as f64 + f64::from(again),
+        }
     };
     REALS.iter().map(|server| share(server)).collect()
 }
@@ -118,6 +124,12 @@ pub fn complaints(outcome: &Outcome, shares: &[Share], dropped: &BTreeMap<String
         }
     }
     complaints
+}
+
+/// Connections that the director entered no new flow for: the client's kernel had used their port before.
+pub fn used_again(outcome: &Outcome, before: &Stats, after: &Stats) -> u32 {
+    let entered = after.total.flows_created.saturating_sub(before.total.flows_created);
+    outcome.connections.saturating_sub(u32::try_from(entered).unwrap_or(u32::MAX))
 }
 
 /// What was dropped between two moments.
@@ -145,7 +157,7 @@ pub fn report(lab: &Lab, count: u32) -> Result<Report> {
     let (services, after, status) = (lab.services()?, lab.stats()?, lab.status()?);
     let ours = services.iter().find(|service| service.address.ip().to_string() == VIP && service.address.port() == 80);
     let ours = ours.ok_or_else(|| LabError::new(format!("the director has no service on {VIP}:80")))?;
-    let shares = shares(&outcome, ours, status.workers.len());
+    let shares = shares(&outcome, ours, status.workers.len(), used_again(&outcome, &before, &after));
     let dropped = dropped_between(&before, &after);
     let complaints = complaints(&outcome, &shares, &dropped);
     Ok(Report { outcome, shares, dropped, complaints, services, before, after })
@@ -214,7 +226,7 @@ mod tests {
     }
 
     fn judge(outcome: &Outcome, service: &ServiceEntry) -> usize {
-        complaints(outcome, &shares(outcome, service, 1), &BTreeMap::new()).len()
+        complaints(outcome, &shares(outcome, service, 1, 0), &BTreeMap::new()).len()
     }
 
     #[test]

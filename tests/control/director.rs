@@ -1,7 +1,7 @@
 //! A director that gives fixed answers, and the means to talk to it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::SocketAddrV4;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -86,8 +86,12 @@ impl Peer {
         Peer { stream, reader }
     }
 
+    /// To a server that may have heard enough and closed before the last byte.
     pub fn say(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+        match self.stream.write_all(bytes) {
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => (),
+            said => said.unwrap(),
+        }
     }
 
     /// The next line without its newline; empty at the end.
