@@ -67,7 +67,7 @@ pub fn write(path: &Path, rows: &[Row]) -> std::io::Result<()> {
             case: row.case.clone(),
             metric: row.metric.clone(),
             ratio: row.ratio?,
-            tolerance: old.iter().find(|line| line.is_for(row)).and_then(|line| line.tolerance).or(usual(&row.metric)),
+            tolerance: old.iter().find(|line| line.is_for(row)).and_then(|line| line.tolerance).or(usual(row)),
         })
     };
     let lines: Vec<Line> = rows.iter().filter(|row| is_steady(row)).filter_map(line).collect();
@@ -79,8 +79,15 @@ fn is_steady(row: &Row) -> bool {
     !["_p50", "_p99", "_p999"].iter().any(|end| row.metric.ends_with(end)) && row.suite != "pair"
 }
 
-fn usual(metric: &str) -> Option<f64> {
-    (metric == "established_kept").then_some(0.0)
+/// What is known to be steadier or less steady than most: a flow kept is kept; `rte_hash` by Zipf has its good and its
+/// bad minutes, and so has a rate that another process measures.
+fn usual(row: &Row) -> Option<f64> {
+    match row.metric.as_str() {
+        "established_kept" => Some(0.0),
+        "hit_cycles_p10" if row.case.ends_with("/zipf") => Some(0.7),
+        "packets_per_second" if row.suite == "forward" => Some(0.5),
+        _ => None,
+    }
 }
 
 /// Run as a test: that it can say no.

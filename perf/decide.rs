@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use drover::counters::Ledger;
 use drover::director::{Director, Tables};
@@ -9,9 +10,11 @@ use drover::packet::{BURST, Burst};
 use drover::service::Snapshot;
 
 use crate::bench::{self, Bench, Outcome, SWEEP, Size, VirtualClock, forwarded};
-use crate::measure::{CHUNK, Contender, interleave, timed};
+use crate::measure::{CHUNK, Contender, Samples, interleave, timed};
 use crate::source::{NET_NULL, Order, Source, mac_write};
 use crate::traffic::{ACK, FRAME, Mix, SYN, Sequence, Template, View};
+
+const PROFILED: Duration = Duration::from_secs(6);
 
 /// A frame at the start of a cache line, as drivers deliver it.
 #[repr(C, align(128))]
@@ -184,5 +187,20 @@ fn both_families(bench: &mut Bench, size: Size) -> Outcome {
     let mut section = bench.report.section("decide", pages);
     let (case, against) = (format!("dr6/{}/beside-dr4", size.name), format!("dr4/{}", size.name));
     section.ratio(&case, "cycles_p10", six.p10(), (&against, four.p10()), measured.probe);
+    Ok(())
+}
+
+/// Nothing but packets of established flows for a few seconds: what a profiler wants to see.
+pub fn for_a_profile(bench: &Bench) -> Outcome {
+    let size = bench.scale.sizes()[bench.scale.pick(0, 0, 1)];
+    let mut stage = Stage::established(bench, Family::V4, size.flows, 0)?;
+    let template = Template::tcp(ACK);
+    let mut sequence = Sequence::new(Mix::Uniform, size.flows, 7);
+    let start = Instant::now();
+    let mut cycles = Vec::new();
+    while start.elapsed() < bench.scale.pick(Duration::ZERO, PROFILED, PROFILED) || cycles.is_empty() {
+        cycles.push(stage.chunk(&template, &mut sequence) as f64 / CHUNK as f64);
+    }
+    println!("decide, dr4/{}, {}: {:.1} cycles a packet", size.name, stage.pages, Samples::new(cycles).p50());
     Ok(())
 }

@@ -51,6 +51,8 @@ struct Wishes {
     check: bool,
     /// `--write-baseline`.
     write_baseline: bool,
+    /// `--profile`: what `perf/profile` runs; with `--quick` with few flows.
+    profile: bool,
 }
 
 impl Wishes {
@@ -63,7 +65,13 @@ impl Wishes {
         };
         let pairs = arguments.iter().zip(arguments.iter().skip(1));
         let suites = pairs.filter(|(option, _)| *option == "--suite").map(|(_, name)| name.clone()).collect();
-        Wishes { scale, suites, check: has("--check"), write_baseline: has("--write-baseline") }
+        Wishes {
+            scale,
+            suites,
+            check: has("--check"),
+            write_baseline: has("--write-baseline"),
+            profile: has("--profile"),
+        }
     }
 
     fn wants(&self, suite: &str) -> bool {
@@ -87,6 +95,12 @@ fn run(wishes: &Wishes) -> Outcome {
         return Err(format!("there is no suite \"{unknown}\"").into());
     }
     let mut bench = Bench::start(wishes.scale)?;
+    if wishes.profile || wishes.scale == Scale::Smoke {
+        decide::for_a_profile(&bench)?;
+    }
+    if wishes.profile {
+        return Ok(());
+    }
     for (name, suite) in SUITES {
         if wishes.wants(name) {
             suite(&mut bench).map_err(|error| format!("{name}: {error}"))?;
