@@ -447,7 +447,7 @@ fn recognise_ipv4(snapshot: &Snapshot, link: &ethernet::Ethernet, frame: &[u8], 
         return Recognised::V4(key, event, dr::Packet::new(link.payload, ip.ttl, ip.total_len, false));
     }
     let address = ip.destination.into();
-    without_service(snapshot, link, address, ip.is_fragment, ip.protocol, segment)
+    without_service(snapshot, link.destination.is_multicast(), address, ip.is_fragment, ip.protocol, segment)
 }
 
 #[inline(never)]
@@ -466,7 +466,7 @@ fn recognise_ipv6(snapshot: &Snapshot, link: &ethernet::Ethernet, frame: &[u8], 
         return Recognised::V6(key, event, dr::Packet::new(link.payload, ip.hop_limit, ip.total_len, true));
     }
     let address = ip.destination.into();
-    without_service(snapshot, link, address, ip.is_fragment, ip.protocol, segment)
+    without_service(snapshot, link.destination.is_multicast(), address, ip.is_fragment, ip.protocol, segment)
 }
 
 /// What a whole packet tells about its flow, with the source and the destination port.
@@ -487,7 +487,7 @@ fn conversation(protocol: u8, segment: &[u8], whole: bool) -> Option<(Event, u16
 #[cold]
 fn without_service(
     snapshot: &Snapshot,
-    link: &ethernet::Ethernet,
+    to_many: bool,
     destination: IpAddr,
     is_fragment: bool,
     protocol: u8,
@@ -500,7 +500,7 @@ fn without_service(
     };
     Recognised::Decided(if !snapshot.is_virtual(destination) {
         Verdict::Host
-    } else if link.destination.is_multicast() {
+    } else if to_many {
         Verdict::Drop(DropReason::NotOurMac)
     } else if is_fragment {
         Verdict::Drop(DropReason::Fragment)
