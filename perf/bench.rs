@@ -2,15 +2,17 @@
 
 use std::error::Error;
 use std::fs;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use drover::clock::Now;
-use drover::config::Config;
+use drover::config::{Config, Protocol, Scheduler};
 use drover::counters::Ledger;
 use drover::director::{Director, Tables};
 use drover::dpdk::{Eal, EalOptions, Mempool, Port, PortOptions, PortQueue, cycles};
 use drover::flow::{FlowTable, WideTable};
-use drover::packet::{BURST, Burst, Frame, Queue};
+use drover::packet::{BURST, Burst, Frame, Mac, Queue};
+use drover::service::snapshot::{RealPlan, ServicePlan};
 use drover::service::{Reach, Snapshot, Station};
 use drover::sys::epoch::{self, Publisher};
 use drover::sys::memory::Backing;
@@ -20,7 +22,7 @@ use drover::worker::exchange::{Inbox, Outbox};
 
 use crate::measure::{CHUNK, Effort};
 use crate::report::Report;
-use crate::traffic::{STATION, TCP_PORT, UDP_PORT, VIP};
+use crate::traffic::{STATION, TCP_PORT, UDP_PORT, VIP, VIP_V6};
 
 pub type Outcome = Result<(), Box<dyn Error>>;
 
@@ -34,6 +36,8 @@ pub const BURSTS: usize = CHUNK / BURST;
 pub const SWEEP: usize = 64;
 /// Frames of 64 bytes fit twice; small buffers keep the drivers' working set in the cache.
 pub const ROOM: u16 = 256;
+/// Flows of the family that is not measured.
+const FEW: usize = 1024;
 /// What fits into them.
 const MTU: u16 = 200;
 const BUFFERS: u32 = 16_383;
@@ -73,7 +77,7 @@ impl Scale {
     pub fn effort(self) -> Effort {
         match self {
             Scale::Smoke => Effort { turns: 2, chunks: 2 },
-            Scale::Quick => Effort { turns: 20, chunks: 8 },
+            Scale::Quick => Effort { turns: 14, chunks: 8 },
             Scale::Full => Effort { turns: 60, chunks: 12 },
         }
     }
@@ -136,6 +140,16 @@ impl Bench {
 
     pub fn table(&self, flows: u32) -> std::io::Result<FlowTable> {
         FlowTable::new(flows as usize, self.hugepages, SECRET)
+    }
+
+    /// For so many flows over IPv4, and a few over IPv6.
+    pub fn tables(&self, flows: u32) -> std::io::Result<Tables> {
+        Ok(Tables { narrow: self.table(flows)?, wide: WideTable::new(FEW, self.hugepages, SECRET)? })
+    }
+
+    /// The other way round.
+    pub fn tables_v6(&self, flows: u32) -> std::io::Result<Tables> {
+        Ok(Tables { narrow: self.table(FEW as u32)?, wide: WideTable::new(flows as usize, self.hugepages, SECRET)? })
     }
 
     /// A virtual device with so many pairs of queues. The device goes with the last handle, as far as DPDK lets it.
@@ -203,11 +217,30 @@ pub fn config_text(device: &str, others: usize) -> String {
     text
 }
 
-/// With as many half-open connections as the table holds, or fewer.
-pub fn director(snapshot: &Snapshot, table: FlowTable, half_open: usize) -> (Director, Arc<Ledger>) {
+/// One TCP service over IPv6, with as many reals as that over IPv4 has.
+pub fn snapshot_v6() -> Snapshot {
+    let stations = snapshot(0).stations;
+    let real = |number: u16| RealPlan {
+        address: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 2, number).into(),
+        port: TCP_PORT,
+        weight: 1,
+        egress: 0,
+        reach: Reach::At(Mac([2, 0, 0, 1, 2, number as u8])),
+    };
+    let service = ServicePlan {
+        protocol: Protocol::Tcp,
+        address: VIP_V6.into(),
+        port: TCP_PORT,
+        scheduler: Scheduler::RoundRobin,
+        reals: (0..REALS as u16).map(real).collect(),
+    };
+    Snapshot::lay_out(1, stations, &[service])
+}
+
+/// With so many half-open connections at most.
+pub fn director(snapshot: &Snapshot, tables: Tables, half_open: usize) -> (Director, Arc<Ledger>) {
     let ledger = Arc::new(Ledger::new(snapshot.services.len(), snapshot.reals.len()));
-    let wide = WideTable::new(1024, false, SECRET).expect("memory for a small table");
-    (Director::new(Tables { narrow: table, wide }, half_open, snapshot, 0, ledger.clone()), ledger)
+    (Director::new(tables, half_open, snapshot, 0, ledger.clone()), ledger)
 }
 
 pub fn forwarded(verdicts: &Burst<Verdict>) -> usize {
@@ -224,9 +257,9 @@ pub struct Engine<Q: Queue> {
 }
 
 impl<Q: Queue> Engine<Q> {
-    pub fn new(queue: Q, table: FlowTable, snapshot: Snapshot) -> std::io::Result<Engine<Q>> {
-        let backing = table.backing();
-        let (director, ledger) = director(&snapshot, table, usize::MAX);
+    pub fn new(queue: Q, tables: Tables, snapshot: Snapshot) -> std::io::Result<Engine<Q>> {
+        let backing = tables.narrow.backing();
+        let (director, ledger) = director(&snapshot, tables, usize::MAX);
         let (publisher, mut readers) = epoch::publish(snapshot, 1);
         let (inbox, outbox) = (Arc::new(Inbox::new(64)?), Arc::new(Outbox::new(64)?));
         let reader = readers.pop().ok_or(std::io::ErrorKind::NotFound)?;

@@ -26,7 +26,7 @@ pub fn run(bench: &mut Bench) -> Outcome {
     let (_port, mut queues) = bench.port("net_null_connect", NET_NULL, 1)?;
     let queue = queues.pop().ok_or("net_null has a queue")?;
     let (queue, control) = Source::new(queue, Template::tcp(SYN), from(0));
-    let mut engine = Engine::new(queue, bench.table(room as u32)?, snapshot(0))?;
+    let mut engine = Engine::new(queue, bench.tables(room as u32)?, snapshot(0))?;
     let pages = engine.backing.to_string();
     let mut clock = VirtualClock::new(bench.hertz);
     let mut next = 0u32;

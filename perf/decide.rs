@@ -4,11 +4,11 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use drover::counters::Ledger;
-use drover::director::Director;
+use drover::director::{Director, Tables};
 use drover::packet::{BURST, Burst};
 use drover::service::Snapshot;
 
-use crate::bench::{self, Bench, Outcome, SWEEP, VirtualClock, forwarded};
+use crate::bench::{self, Bench, Outcome, SWEEP, Size, VirtualClock, forwarded};
 use crate::measure::{CHUNK, Contender, interleave, timed};
 use crate::source::{NET_NULL, Order, Source, mac_write};
 use crate::traffic::{ACK, FRAME, Mix, SYN, Sequence, Template, View};
@@ -16,7 +16,30 @@ use crate::traffic::{ACK, FRAME, Mix, SYN, Sequence, Template, View};
 /// A frame at the start of a cache line, as drivers deliver it.
 #[repr(C, align(128))]
 #[derive(Clone)]
-struct Place([u8; FRAME]);
+struct Place([u8; 128]);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn template(self, flags: u8) -> Template {
+        match self {
+            Family::V4 => Template::tcp(flags),
+            Family::V6 => Template::tcp_v6(flags),
+        }
+    }
+
+    /// What cases begin with.
+    fn name(self) -> &'static str {
+        match self {
+            Family::V4 => "dr4",
+            Family::V6 => "dr6",
+        }
+    }
+}
 
 /// A director, and the memory that its frames are in.
 pub struct Stage {
@@ -24,19 +47,36 @@ pub struct Stage {
     pub ledger: Arc<Ledger>,
     pub snapshot: Snapshot,
     pub clock: VirtualClock,
+    pub pages: String,
+    /// Of the frames that are there now.
+    length: usize,
     places: Vec<Place>,
 }
 
 impl Stage {
-    pub fn new(bench: &Bench, flows: u32, half_open: usize, other_services: usize) -> std::io::Result<Stage> {
-        let snapshot = bench::snapshot(other_services);
-        let (director, ledger) = bench::director(&snapshot, bench.table(flows)?, half_open);
-        let clock = VirtualClock::new(bench.hertz);
-        Ok(Stage { director, ledger, snapshot, clock, places: vec![Place([0; FRAME]); CHUNK] })
+    pub fn new(bench: &Bench, snapshot: Snapshot, tables: Tables, half_open: usize) -> std::io::Result<Stage> {
+        let larger =
+            if tables.wide.slots() > tables.narrow.slots() { tables.wide.backing() } else { tables.narrow.backing() };
+        let (director, ledger) = bench::director(&snapshot, tables, half_open);
+        let (clock, places) = (VirtualClock::new(bench.hertz), vec![Place([0; 128]); CHUNK]);
+        Ok(Stage { director, ledger, snapshot, clock, pages: larger.to_string(), length: FRAME, places })
+    }
+
+    /// With all its flows established.
+    pub fn established(bench: &Bench, family: Family, flows: u32, other_services: usize) -> std::io::Result<Stage> {
+        let mut stage = match family {
+            Family::V4 => Stage::new(bench, bench::snapshot(other_services), bench.tables(flows)?, usize::MAX),
+            Family::V6 => Stage::new(bench, bench::snapshot_v6(), bench.tables_v6(flows)?, usize::MAX),
+        }?;
+        stage.send_each(&family.template(SYN), flows);
+        stage.send_each(&family.template(ACK), flows);
+        assert_eq!(stage.ledger.frames.flows.get(), u64::from(flows));
+        Ok(stage)
     }
 
     /// Writes the frames of a chunk, or of less.
     pub fn prepare(&mut self, template: &Template, mut flow: impl FnMut() -> u32) {
+        self.length = template.length();
         for place in &mut self.places {
             template.write(flow(), &mut place.0);
         }
@@ -51,8 +91,8 @@ impl Stage {
     #[inline(always)]
     pub fn burst(&mut self, first: usize, count: usize, sweep: bool) -> usize {
         let now = self.clock.now();
-        let places = &mut self.places[first..first + count];
-        let mut frames: Burst<View<'_>> = places.iter_mut().map(|place| View(&mut place.0)).collect();
+        let (length, places) = (self.length, &mut self.places[first..first + count]);
+        let mut frames: Burst<View<'_>> = places.iter_mut().map(|place| View(&mut place.0[..length])).collect();
         let verdicts = self.director.decide(now, &self.snapshot.stations[0], &self.snapshot, &mut frames);
         if sweep {
             self.director.sweep(now, SWEEP);
@@ -61,8 +101,8 @@ impl Stage {
     }
 
     /// The frames as they are now.
-    pub fn frames(&self) -> impl Iterator<Item = &[u8; FRAME]> {
-        self.places.iter().map(|place| &place.0)
+    pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        self.places.iter().map(|place| &place.0[..self.length])
     }
 
     /// One packet of each flow, not timed.
@@ -73,13 +113,6 @@ impl Stage {
             self.prepare(template, || flow.next().unwrap_or(first));
             assert_eq!(self.decide(count), count, "every flow finds its place");
         }
-    }
-
-    /// All flows, established.
-    pub fn establish(&mut self, flows: u32) {
-        self.send_each(&Template::tcp(SYN), flows);
-        self.send_each(&Template::tcp(ACK), flows);
-        assert_eq!(self.director.flows().len(), flows as usize);
     }
 
     /// The timed part of a chunk of packets of established flows.
@@ -98,37 +131,58 @@ pub fn run(bench: &mut Bench) -> Outcome {
     let queue = queues.pop().ok_or("net_null has a queue")?;
     let order = Order::Mixed(Sequence::new(Mix::Uniform, 1 << 20, 5));
     let (mut floor, control) = Source::new(queue, Template::tcp(ACK), order);
+    let mut floor = || control.timed(|| mac_write(&mut floor));
     for size in bench.scale.sizes() {
-        one_size(bench, size.name, size.flows, 0, &mut || control.timed(|| mac_write(&mut floor)))?;
+        for family in [Family::V4, Family::V6] {
+            one_size(bench, family, size.name, size.flows, 0, &mut floor)?;
+        }
     }
     let most = bench.scale.pick(100, 9_998, 9_998);
     let size = bench.scale.sizes()[bench.scale.pick(0, 1, 1)];
-    let name = format!("{}/10000-services", size.name);
-    one_size(bench, &name, size.flows, most, &mut || control.timed(|| mac_write(&mut floor)))?;
-    Ok(())
+    one_size(bench, Family::V4, &format!("{}/10000-services", size.name), size.flows, most, &mut floor)?;
+    both_families(bench, size)
 }
 
 fn one_size(
     bench: &mut Bench,
+    family: Family,
     name: &str,
     flows: u32,
     other_services: usize,
     floor: &mut dyn FnMut() -> u64,
 ) -> Outcome {
-    let mut stage = Stage::new(bench, flows, usize::MAX, other_services)?;
-    stage.establish(flows);
-    let pages = stage.director.flows().backing().to_string();
-    let template = Template::tcp(ACK);
+    let mut stage = Stage::established(bench, family, flows, other_services)?;
+    let pages = stage.pages.clone();
+    let template = family.template(ACK);
     for mix in Mix::ALL {
         let mut sequence = Sequence::new(mix, flows, 7);
         let mut contenders = [Contender::new(&mut *floor), Contender::new(|| stage.chunk(&template, &mut sequence))];
         let measured = interleave(bench.hertz, bench.scale.effort(), &mut contenders);
         let [floor, decide] = &measured.samples[..] else { unreachable!("two contenders") };
-        let case = format!("dr4/{name}{}", mix.suffix());
+        let case = format!("{}/{name}{}", family.name(), mix.suffix());
         let mut section = bench.report.section("decide", &pages);
         let probe = measured.probe;
         section.ratio(&case, "cycles_p10", decide.p10(), ("mac_write/net_null", floor.p10()), probe);
         section.ratio(&case, "cycles_p50", decide.p50(), ("mac_write/net_null", floor.p50()), probe);
     }
+    Ok(())
+}
+
+/// The one beside the other.
+fn both_families(bench: &mut Bench, size: Size) -> Outcome {
+    let mut four = Stage::established(bench, Family::V4, size.flows, 0)?;
+    let mut six = Stage::established(bench, Family::V6, size.flows, 0)?;
+    let pages = six.pages.clone();
+    let (template_four, template_six) = (Family::V4.template(ACK), Family::V6.template(ACK));
+    let [mut first, mut second] = [7, 7].map(|seed| Sequence::new(Mix::Uniform, size.flows, seed));
+    let mut contenders = [
+        Contender::new(|| four.chunk(&template_four, &mut first)),
+        Contender::new(|| six.chunk(&template_six, &mut second)),
+    ];
+    let measured = interleave(bench.hertz, bench.scale.effort(), &mut contenders);
+    let [four, six] = &measured.samples[..] else { unreachable!("two contenders") };
+    let mut section = bench.report.section("decide", pages);
+    let (case, against) = (format!("dr6/{}/beside-dr4", size.name), format!("dr4/{}", size.name));
+    section.ratio(&case, "cycles_p10", six.p10(), (&against, four.p10()), measured.probe);
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! `flood`: ten times the table's capacity of spoofed SYNs, and what becomes of 10,000 connections meanwhile.
 
-use crate::bench::{Bench, Outcome};
+use crate::bench::{self, Bench, Outcome};
 use crate::decide::Stage;
 use crate::measure::{CHUNK, Probe, Samples, probe, timed};
-use crate::traffic::{ACK, FRAME, SYN, Template};
+use crate::traffic::{ACK, SYN, Template};
 
 const ESTABLISHED: u32 = 10_000;
 /// Spoofed packets a second: a full gigabit of them.
@@ -11,7 +11,7 @@ const RATE: f64 = 1.5e6;
 
 /// The destination address of a forwarded frame: which real got it.
 fn reals_of(stage: &Stage, count: usize) -> impl Iterator<Item = [u8; 6]> + '_ {
-    stage.frames().take(count).map(|frame: &[u8; FRAME]| frame.first_chunk().copied().unwrap_or_default())
+    stage.frames().take(count).map(|frame| frame.first_chunk().copied().unwrap_or_default())
 }
 
 /// One packet of every established flow; none: it was not forwarded.
@@ -37,7 +37,7 @@ pub fn run(bench: &mut Bench) -> Outcome {
     let capacity = slots / 4 * 3;
     // As the configuration has it unless it is told otherwise.
     let half_open = capacity as usize / 4;
-    let mut stage = Stage::new(bench, capacity, half_open, 0)?;
+    let mut stage = Stage::new(bench, bench::snapshot(0), bench.tables(capacity)?, half_open)?;
     let pages = stage.director.flows().backing().to_string();
     ask_each(&mut stage, SYN, established);
     let before = ask_each(&mut stage, ACK, established);

@@ -36,7 +36,7 @@ pub fn established(
     flows: u32,
 ) -> Result<(Engine<NullSource>, Control), Box<dyn std::error::Error>> {
     let (queue, control) = source(queue, flows);
-    let mut engine = Engine::new(queue, bench.table(flows)?, bench::snapshot(0))?;
+    let mut engine = Engine::new(queue, bench.tables(flows)?, bench::snapshot(0))?;
     for flags in [SYN, ACK] {
         control.play(Template::tcp(flags), Order::InTurn { next: 0, flows });
         (0..(flows as usize).div_ceil(CHUNK)).for_each(|_| engine.chunk());
@@ -112,7 +112,7 @@ fn over_net_pcap(bench: &mut Bench) -> Outcome {
     let (_io_port, mut io, _io_pool) = pcap_port(bench, "io", &file)?;
     let (_mac_port, mut mac, _mac_pool) = pcap_port(bench, "mac", &file)?;
     let (_port, queue, _pool) = pcap_port(bench, "worker", &file)?;
-    let mut engine = Engine::new(queue, bench.table(PCAP_FLOWS)?, bench::snapshot(0))?;
+    let mut engine = Engine::new(queue, bench.tables(PCAP_FLOWS)?, bench::snapshot(0))?;
     engine.chunk();
     let mut contenders = [
         Contender::new(|| timed(|| io_only(&mut io))),

@@ -131,6 +131,9 @@ fn check(wishes: &Wishes, rows: &[report::Row]) -> Outcome {
 /// What only a full run would use otherwise.
 fn try_out(bench: &Bench) -> Outcome {
     baseline::try_out();
+    if testpmd::is_installed() {
+        testpmd::try_out_scripts()?;
+    }
     let directory = bench.directory.path().join("plots");
     let plots = plot::draw(&bench.report.rows, &directory)?;
     if bench.report.rows.iter().any(|row| row.suite == "decide") && plots.is_empty() {

@@ -96,7 +96,9 @@ const GOALS: &[Goal] = &[
         true,
         |v| v == 1.0,
     ),
-    goal("decide, IPv6 ÷ IPv4, 1 M flows", "≤ 1.5", ("decide", "dr6/1M", "against_dr4"), true, |v| v <= 1.5),
+    goal("decide, IPv6 ÷ IPv4, 1 M flows", "≤ 1.5", ("decide", "dr6/1M/beside-dr4", "cycles_p10"), true, |v| {
+        v <= 1.5
+    }),
 ];
 
 /// What the README says about the numbers to reach.
@@ -165,7 +167,7 @@ pub fn machine(bench: &Bench) -> String {
     let model = field("model name").unwrap_or_else(|| "an unknown processor".to_owned());
     let (family, number) = (field("cpu family").unwrap_or_default(), field("model\t").unwrap_or_default());
     format!(
-        "{model} (family {family}, model {number}), {} cores, time stamp counter {:.2} GHz, DPDK {}, {}",
+        "{model} (family {family}, model {number}), {} cores, time stamp counter {:.2} GHz, {}, {}",
         bench.cores.len(),
         bench.hertz as f64 / 1e9,
         drover::dpdk::version(),

@@ -1,7 +1,7 @@
 //! `sweep`: how long bursts take at worst, with the sweep between them and without.
 
 use crate::bench::{BURSTS, Bench, Outcome};
-use crate::decide::Stage;
+use crate::decide::{Family, Stage};
 use crate::measure::{Samples, repeat, timed};
 use crate::traffic::{ACK, Mix, Sequence, Template};
 use drover::packet::BURST;
@@ -9,8 +9,7 @@ use drover::packet::BURST;
 pub fn run(bench: &mut Bench) -> Outcome {
     let sizes = bench.scale.sizes();
     for size in &sizes[bench.scale.pick(0, 1, 1)..bench.scale.pick(1, 2, 3)] {
-        let mut stage = Stage::new(bench, size.flows, usize::MAX, 0)?;
-        stage.establish(size.flows);
+        let mut stage = Stage::established(bench, Family::V4, size.flows, 0)?;
         let pages = stage.director.flows().backing().to_string();
         let mut sequence = Sequence::new(Mix::Uniform, size.flows, 13);
         let turns = bench.scale.pick(2, 300, 1_500);

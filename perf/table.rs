@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use arrayvec::ArrayVec;
 use drover::dpdk::HashTable;
 use drover::flow::table::Hint;
-use drover::flow::{FlowKey, FlowState, FlowTable, Hash, Pin, timeout_ticks};
+use drover::flow::{FlowKey, FlowState, FlowTable, Hash, Pin, WideTable, timeout_ticks};
 use drover::packet::BURST;
 use drover::service::{RealId, ServiceId};
 
@@ -230,7 +230,10 @@ fn memory(bench: &mut Bench, size: Size, pair: &Pair) {
     let now = crate::measure::probe(bench.hertz);
     let probe = crate::measure::Probe { before: now, after: now };
     let pages = pair.ours.backing().to_string();
-    bench.report.section("table", pages).row(size.name, "bytes_per_connection", bytes, probe);
+    let wide = WideTable::bytes_for(size.flows as usize) as f64 / f64::from(size.flows);
+    let mut section = bench.report.section("table", pages);
+    section.row(size.name, "bytes_per_connection", bytes, probe);
+    section.row(&format!("{}/ipv6", size.name), "bytes_per_connection", wide, probe);
 }
 
 /// All flows have run out; what does it cost to clear them?

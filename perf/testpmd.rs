@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -122,4 +123,26 @@ impl Drop for Running {
         }
         let _ = self.child.wait();
     }
+}
+
+/// Runs the operator's scripts, on devices that every machine has.
+pub fn try_out_scripts() -> Result<(), Box<dyn Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let packets = root.join("tests/data/trex.pcap");
+    let repeated = format!("net_pcap0,rx_pcap={},infinite_rx=1", packets.display());
+    let cores: Vec<String> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id.to_string()).collect();
+    let two = [cores.first(), cores.last()].into_iter().flatten().cloned().collect::<Vec<_>>().join(",");
+    for (script, device, file) in [("ceiling", repeated.as_str(), None), ("generate", "net_ring0", Some(&packets))] {
+        let mut command = Command::new(root.join("perf/testpmd").join(script));
+        command.args(file).env("DEVICE", device).env("HUGEPAGES", "0").env("DURATION", "1").env("CORES", &two);
+        let output = command.stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() || !said.contains("packets a second") {
+            let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(format!("perf/testpmd/{script}: {said}{complaint}").into());
+        }
+        println!("perf/testpmd/{script}: {}", said.trim());
+    }
+    Ok(())
 }

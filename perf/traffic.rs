@@ -1,9 +1,9 @@
 //! Many flows, made outside the timed region: who they are, in what order their packets come, and the packets.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use drover::packet::checksum::{checksum, fold, sum};
-use drover::packet::{Frame, Mac};
+use drover::packet::{Frame, Mac, ethernet, ipv4};
 use drover::sim::frames::FrameBuilder;
 
 pub const STATION: Mac = Mac([2, 0, 0, 0, 0, 0x10]);
@@ -12,11 +12,16 @@ pub const TCP_PORT: u16 = 80;
 pub const UDP_PORT: u16 = 53;
 /// A frame of 64 bytes without its checksum, which the hardware keeps to itself.
 pub const FRAME: usize = 60;
+/// The shortest TCP segment over IPv6 is longer than that.
+pub const FRAME_V6: usize = 74;
+pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
 pub const SYN: u8 = 0x02;
 pub const ACK: u8 = 0x10;
 pub const FIN_ACK: u8 = 0x11;
 
 const FIRST_CLIENT: u32 = 0x1400_0000;
+/// Its last 32 bits are the flow's, as the whole address is with IPv4.
+const FIRST_CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 0, 0);
 const PORTS_A_CLIENT: u32 = 32;
 const FIRST_PORT: u16 = 1024;
 
@@ -78,8 +83,9 @@ impl Sequence {
 /// A frame for the virtual address, of which only the client changes from flow to flow.
 #[derive(Clone)]
 pub struct Template {
-    frame: [u8; FRAME],
-    header_sum: u64,
+    frame: [u8; FRAME_V6],
+    /// Of the header; none for IPv6, whose header has no checksum.
+    header_sum: Option<u64>,
 }
 
 impl Template {
@@ -91,24 +97,52 @@ impl Template {
         Template::of(FrameBuilder::udp((Ipv4Addr::UNSPECIFIED, 0), (VIP, UDP_PORT)))
     }
 
-    fn of(builder: FrameBuilder) -> Template {
-        let bytes = FrameBuilder { destination_mac: STATION, ..builder }.build();
-        let mut frame = [0; FRAME];
-        frame[..bytes.len()].copy_from_slice(&bytes);
-        frame[24..26].fill(0);
-        Template { frame, header_sum: sum(&frame[14..34]) }
+    /// TCP over IPv6: the same segment behind the longer header.
+    pub fn tcp_v6(flags: u8) -> Template {
+        let v4 = Template::tcp(flags);
+        let mut frame = [0; FRAME_V6];
+        frame[..12].copy_from_slice(&v4.frame[..12]);
+        frame[12..14].copy_from_slice(&ethernet::IPV6.to_be_bytes());
+        // Version 6, 20 bytes of TCP, hop limit 64.
+        frame[14..22].copy_from_slice(&[0x60, 0, 0, 0, 0, 20, ipv4::TCP, 64]);
+        frame[22..38].copy_from_slice(&FIRST_CLIENT_V6.octets());
+        frame[38..54].copy_from_slice(&VIP_V6.octets());
+        frame[54..].copy_from_slice(&v4.frame[34..54]);
+        Template { frame, header_sum: None }
     }
 
-    /// The whole frame of this flow, into the first 60 bytes.
+    fn of(builder: FrameBuilder) -> Template {
+        let bytes = FrameBuilder { destination_mac: STATION, ..builder }.build();
+        let mut frame = [0; FRAME_V6];
+        frame[..bytes.len()].copy_from_slice(&bytes);
+        frame[24..26].fill(0);
+        Template { frame, header_sum: Some(sum(&frame[14..34])) }
+    }
+
+    /// How long its frames are.
+    pub fn length(&self) -> usize {
+        if self.header_sum.is_some() { FRAME } else { FRAME_V6 }
+    }
+
+    /// The whole frame of this flow, into the first bytes of a longer or equally long buffer.
     #[inline(always)]
     pub fn write(&self, flow: u32, into: &mut [u8]) {
         let (address, port) = client(flow);
+        let Some(sum) = self.header_sum else { return self.write_v6(address, port, into) };
         let Some(frame) = into.first_chunk_mut::<FRAME>() else { return };
-        *frame = self.frame;
+        frame.copy_from_slice(&self.frame[..FRAME]);
         frame[26..30].copy_from_slice(&address.to_be_bytes());
         frame[34..36].copy_from_slice(&port.to_be_bytes());
-        let check = !fold(self.header_sum + u64::from(address >> 16) + u64::from(address & 0xffff));
+        let check = !fold(sum + u64::from(address >> 16) + u64::from(address & 0xffff));
         frame[24..26].copy_from_slice(&check.to_be_bytes());
+    }
+
+    #[inline(always)]
+    fn write_v6(&self, address: u32, port: u16, into: &mut [u8]) {
+        let Some(frame) = into.first_chunk_mut::<FRAME_V6>() else { return };
+        *frame = self.frame;
+        frame[34..38].copy_from_slice(&address.to_be_bytes());
+        frame[54..56].copy_from_slice(&port.to_be_bytes());
     }
 
     /// The frame of this flow with a right checksum in its segment too, for files that others read.
@@ -121,7 +155,7 @@ impl Template {
 }
 
 /// A frame in memory that somebody else keeps.
-pub struct View<'a>(pub &'a mut [u8; FRAME]);
+pub struct View<'a>(pub &'a mut [u8]);
 
 impl Frame for View<'_> {
     fn bytes(&self) -> &[u8] {
@@ -133,11 +167,11 @@ impl Frame for View<'_> {
     }
 
     fn wire_len(&self) -> usize {
-        FRAME
+        self.0.len()
     }
 
     fn copy_to(&self, into: &mut [u8]) -> usize {
-        let length = FRAME.min(into.len());
+        let length = self.0.len().min(into.len());
         into[..length].copy_from_slice(&self.0[..length]);
         length
     }
