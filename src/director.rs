@@ -110,7 +110,6 @@ struct Run {
 #[derive(Clone, Copy)]
 struct Scene<'s> {
     tick: u32,
-    mtu: u16,
     snapshot: &'s Snapshot,
 }
 
@@ -161,7 +160,7 @@ impl Director {
                 Recognised::Decided(verdict) => verdict,
             });
         }
-        let scene = Scene { tick: now.tick(), mtu: station.mtu, snapshot };
+        let scene = Scene { tick: now.tick(), snapshot };
         self.choosing.act(&mut self.flows, scene, &narrow, frames, &mut verdicts);
         if !wide.wanted.is_empty() {
             self.choosing.act(&mut self.wide, scene, &wide, frames, &mut verdicts);
@@ -248,7 +247,7 @@ impl Choosing {
         if !real.has_mac {
             return Verdict::Drop(DropReason::RealUnresolved);
         }
-        let verdict = dr::forward(frame, candidate.packet, real, scene.mtu);
+        let verdict = dr::forward(frame, candidate.packet, real);
         if let Verdict::Forward { .. } = verdict {
             match way {
                 Way::Known(slot, old, _) => self.renew(flows, scene.tick, candidate, slot, old, id),
