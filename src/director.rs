@@ -110,7 +110,6 @@ struct Run {
 #[derive(Clone, Copy)]
 struct Scene<'s> {
     tick: u32,
-    mtu: u16,
     snapshot: &'s Snapshot,
 }
 
@@ -161,7 +160,7 @@ impl Director {
                 Recognised::Decided(verdict) => verdict,
             });
         }
-        let scene = Scene { tick: now.tick(), mtu: station.mtu, snapshot };
+        let scene = Scene { tick: now.tick(), snapshot };
         self.choosing.act(&mut self.flows, scene, &narrow, frames, &mut verdicts);
         if !wide.wanted.is_empty() {
             self.choosing.act(&mut self.wide, scene, &wide, frames, &mut verdicts);
@@ -248,7 +247,7 @@ impl Choosing {
         if !real.has_mac {
             return Verdict::Drop(DropReason::RealUnresolved);
         }
-        let verdict = dr::forward(frame, candidate.packet, real, scene.mtu);
+        let verdict = dr::forward(frame, candidate.packet, real);
         if let Verdict::Forward { .. } = verdict {
             match way {
                 Way::Known(slot, old, _) => self.renew(flows, scene.tick, candidate, slot, old, id),
@@ -447,7 +446,7 @@ fn recognise_ipv4(snapshot: &Snapshot, link: &ethernet::Ethernet, frame: &[u8], 
         return Recognised::V4(key, event, dr::Packet::new(link.payload, ip.ttl, ip.total_len, false));
     }
     let address = ip.destination.into();
-    without_service(snapshot, link, address, ip.is_fragment, ip.protocol, segment)
+    without_service(snapshot, link.destination.is_multicast(), address, ip.is_fragment, ip.protocol, segment)
 }
 
 #[inline(never)]
@@ -466,7 +465,7 @@ fn recognise_ipv6(snapshot: &Snapshot, link: &ethernet::Ethernet, frame: &[u8], 
         return Recognised::V6(key, event, dr::Packet::new(link.payload, ip.hop_limit, ip.total_len, true));
     }
     let address = ip.destination.into();
-    without_service(snapshot, link, address, ip.is_fragment, ip.protocol, segment)
+    without_service(snapshot, link.destination.is_multicast(), address, ip.is_fragment, ip.protocol, segment)
 }
 
 /// What a whole packet tells about its flow, with the source and the destination port.
@@ -487,7 +486,7 @@ fn conversation(protocol: u8, segment: &[u8], whole: bool) -> Option<(Event, u16
 #[cold]
 fn without_service(
     snapshot: &Snapshot,
-    link: &ethernet::Ethernet,
+    to_many: bool,
     destination: IpAddr,
     is_fragment: bool,
     protocol: u8,
@@ -500,7 +499,7 @@ fn without_service(
     };
     Recognised::Decided(if !snapshot.is_virtual(destination) {
         Verdict::Host
-    } else if link.destination.is_multicast() {
+    } else if to_many {
         Verdict::Drop(DropReason::NotOurMac)
     } else if is_fragment {
         Verdict::Drop(DropReason::Fragment)

@@ -337,6 +337,18 @@ fn a_real_is_outside_only_when_all_networks_are_known() {
 }
 
 #[test]
+fn ports_are_all_in_one_vlan_or_in_none() {
+    let text = "[[port]]\ntap = \"t\"\naddress = \"10.9.0.10/24\"\n[[port]]\ntap = \"u\"\naddress = \"10.8.0.10/24\"\nvlan = 7\n[[service]]\ntcp = \"10.9.0.100:80\"\n";
+    assert_eq!(
+        messages(text),
+        "x.toml:7:8: port[1].vlan: 7 is not allowed beside port \"t\" with none: all ports have the same; direct routing \
+         keeps a frame's tag"
+    );
+    let both = text.replace("10.9.0.10/24\"", "10.9.0.10/24\"\nvlan = 7");
+    assert!(config::parse(&both, "x.toml").is_ok());
+}
+
+#[test]
 fn a_port_that_has_a_reals_mac_would_send_to_itself() {
     let text = format!(
         "{PORT}mac = \"02:00:00:00:00:01\"\n[[service]]\ntcp = \"10.9.0.100:80\"\n[[service.real]]\naddress = \"10.9.0.11\"\nmac = \"02:00:00:00:00:01\"\n"

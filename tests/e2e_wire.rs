@@ -127,6 +127,21 @@ fn somebody_else_who_claims_the_virtual_address_is_reported() {
     });
 }
 
+/// The first classic: a real server that answers ARP for the virtual address. It answers whoever asks, and so the
+/// director asks.
+#[test]
+fn a_real_server_that_answers_for_the_virtual_address_is_reported() {
+    let bench = Bench::new();
+    bench.sh(REALS[1], "sysctl -qw net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.eth0.arp_ignore=0");
+    let _droverd = bench.direct(LabPort::Tap);
+    let culprit = mac(REALS[1]);
+    until("a warning", || {
+        let warnings = bench.lab.status().map_err(|error| error.to_string())?.warnings;
+        let named = warnings.iter().any(|warning| warning.contains(VIP) && warning.contains(&culprit));
+        if named { Ok(()) } else { Err(format!("{warnings:?}")) }
+    });
+}
+
 /// Every ping is answered once: not by the kernel and by droverd.
 fn pings_are_answered_once(port: LabPort) {
     let bench = Bench::new();

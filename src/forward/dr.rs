@@ -40,11 +40,11 @@ impl Packet {
 }
 
 #[inline(always)]
-pub fn forward(frame: &mut [u8], packet: Packet, real: &Real, mtu: u16) -> Verdict {
+pub fn forward(frame: &mut [u8], packet: Packet, real: &Real) -> Verdict {
     if packet.hops() <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
-    if packet.total_len() > mtu {
+    if packet.total_len() > real.mtu {
         return Verdict::Drop(DropReason::LongerThanMtu);
     }
     ethernet::set_addresses(frame, &real.link);

@@ -299,6 +299,11 @@ impl Manager {
             let Some(address) = at.announcer.step(now) else { return };
             self.stats.gratuitous_arps += 1;
             out.push(Out::Send { port, frame: arp::announcement(at.mac, address) });
+            if address != at.address.address {
+                // Nobody should answer this. A real that does, answers the clients too, and they would not tell us.
+                self.stats.arp_requests += 1;
+                out.push(Out::Send { port, frame: arp::request(at.mac, at.address.address, address, None) });
+            }
         }
     }
 

@@ -73,6 +73,8 @@ pub struct Real {
     /// New connections may go to it, weight permitting.
     pub answers: bool,
     pub weight: u16,
+    /// Of the port that leads to it.
+    pub mtu: u16,
     pub service: ServiceId,
     pub address: IpAddr,
     pub port: u16,
@@ -144,7 +146,7 @@ impl Snapshot {
         let mut reals = Vec::new();
         for (plan, id) in plans.iter().zip((1..=u16::MAX).filter_map(ServiceId::from_number)) {
             let first = reals.len();
-            reals.extend(plan.reals.iter().map(|real| lay_out(real, id, stations[real.egress].mac)));
+            reals.extend(plan.reals.iter().map(|real| lay_out(real, id, &stations[real.egress])));
             services.push(Service {
                 id,
                 protocol: plan.protocol,
@@ -205,7 +207,7 @@ fn stateless(reals: &[Real], first: usize) -> Maglev {
     Maglev::build(&entries)
 }
 
-fn lay_out(plan: &RealPlan, service: ServiceId, own: Mac) -> Real {
+fn lay_out(plan: &RealPlan, service: ServiceId, station: &Station) -> Real {
     let (mac, has_mac, answers) = match plan.reach {
         Reach::Unknown => (Mac::ZERO, false, false),
         Reach::At(mac) => (mac, true, true),
@@ -213,13 +215,14 @@ fn lay_out(plan: &RealPlan, service: ServiceId, own: Mac) -> Real {
     };
     let mut link = [0; 12];
     link[..6].copy_from_slice(&mac.0);
-    link[6..].copy_from_slice(&own.0);
+    link[6..].copy_from_slice(&station.mac.0);
     Real {
         link,
         egress: plan.egress as u8,
         has_mac,
         answers,
         weight: plan.weight,
+        mtu: station.mtu,
         service,
         address: plan.address,
         port: plan.port,
@@ -231,6 +234,8 @@ pub(crate) mod tests {
     use super::*;
 
     pub fn reals_with_weights(weights: &[u16]) -> Vec<Real> {
+        let network = "10.9.0.10/24".parse().unwrap();
+        let station = Station { mac: Mac([2, 0, 0, 0, 0, 1]), network, vlan: None, mtu: 1500 };
         let real = |(index, weight): (usize, &u16)| {
             let plan = RealPlan {
                 address: Ipv4Addr::new(10, 9, 0, 11 + index as u8).into(),
@@ -239,7 +244,7 @@ pub(crate) mod tests {
                 egress: 0,
                 reach: Reach::At(Mac([2, 0, 0, 0, 1, index as u8])),
             };
-            lay_out(&plan, ServiceId::from_number(1).unwrap(), Mac([2, 0, 0, 0, 0, 1]))
+            lay_out(&plan, ServiceId::from_number(1).unwrap(), &station)
         };
         weights.iter().enumerate().map(real).collect()
     }

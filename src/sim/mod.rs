@@ -47,7 +47,7 @@ pub struct SimQueue(Arc<Mutex<Wire>>);
 impl SimQueue {
     /// A queue that takes `room` frames for sending before it is full.
     pub fn with_room(room: usize) -> SimQueue {
-        SimQueue(Arc::new(Mutex::new(Wire { room, ..Wire::default() })))
+        SimQueue(Arc::new(Mutex::new(Wire { room, sent: Vec::with_capacity(room), ..Wire::default() })))
     }
 
     pub fn arrive(&self, frame: Vec<u8>) {

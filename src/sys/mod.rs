@@ -1,6 +1,8 @@
 //! What needs `unsafe` beside DPDK: each module is safe to use from outside.
 
 #[allow(unsafe_code)]
+pub mod allocations;
+#[allow(unsafe_code)]
 pub mod epoch;
 #[allow(unsafe_code)]
 pub mod interfaces;

@@ -33,6 +33,7 @@ pub(super) fn check(raw: &[RawPort], mistakes: &mut Mistakes) -> Ports {
         pairs.into_iter().filter_map(|(index, (raw, port))| Some((index, raw, port.as_ref()?))).collect();
     names_are_unique(&sound, mistakes);
     networks_are_apart(&sound, mistakes);
+    tags_are_alike(&sound, mistakes);
     let all: Vec<_> = checked.iter().flatten().cloned().collect();
     Ports { complete: all.len() == raw.len() && !all.is_empty(), all }
 }
@@ -247,6 +248,22 @@ fn names_are_unique(ports: &Sound, mistakes: &mut Mistakes) {
         let at = raw.host_tap.as_ref().map_or(raw.at, |name| name.span().start);
         let tap = &port.host_tap;
         interfaces.add(tap.clone(), shown(tap), at, &format!("port[{index}].host_tap"), mistakes);
+    }
+}
+
+/// Direct routing sends a frame on as it came, with its tag or without.
+fn tags_are_alike(ports: &Sound, mistakes: &mut Mistakes) {
+    let Some((_, _, first)) = ports.first() else { return };
+    for (index, raw, port) in ports.iter().filter(|(_, _, port)| port.vlan != first.vlan) {
+        let named = |vlan: Option<u16>| vlan.map_or("none".into(), |vlan| vlan.to_string());
+        let message = format!(
+            "{} is not allowed beside port \"{}\" with {}: all ports have the same; direct routing keeps a frame's tag",
+            named(port.vlan),
+            first.name,
+            named(first.vlan)
+        );
+        let at = raw.vlan.as_ref().map_or(raw.at, |vlan| vlan.span().start);
+        mistakes.add(at, format!("port[{index}].vlan"), message);
     }
 }
 
