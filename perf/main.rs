@@ -118,7 +118,7 @@ fn publish(bench: &Bench, wishes: &Wishes) -> Outcome {
     let results = root().join("target/bench/results.json");
     bench.report.write(&results)?;
     println!("\n{}\n{} rows in {}", readme::machine(bench), rows.len(), results.display());
-    if wishes.suites.is_empty() {
+    if wishes.suites.is_empty() && !wishes.check {
         let plots = plot::draw(rows, &root().join("perf/plots"))?;
         println!("{} plots in perf/plots\n\n{}", plots.len(), readme::goals(rows));
         if wishes.scale == Scale::Full {
