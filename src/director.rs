@@ -170,8 +170,10 @@ impl Director {
 
     /// Clears some of what has run out: as much as keeps the sweep's round, at most `limit` buckets of each table.
     pub fn sweep(&mut self, now: Now, limit: usize) {
-        let elapsed = now.since(self.swept_until).min(SWEEP_ROUND).as_nanos();
-        let due = |buckets: usize| (elapsed * buckets as u128 / SWEEP_ROUND.as_nanos()) as usize;
+        const ROUND: u64 = SWEEP_ROUND.as_nanos() as u64;
+        // Ten seconds of nanoseconds times all the buckets that a table can have: less than 64 bits.
+        let elapsed = now.0.saturating_sub(self.swept_until.0).min(ROUND);
+        let due = |buckets: usize| (elapsed * buckets as u64 / ROUND) as usize;
         let (narrow, wide) = (due(self.flows.buckets()), due(self.wide.buckets()));
         if narrow.max(wide) == 0 {
             return;
