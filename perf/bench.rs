@@ -243,7 +243,7 @@ pub fn director(snapshot: &Snapshot, tables: Tables, half_open: usize) -> (Direc
     (Director::new(tables, half_open, snapshot, 0, ledger.clone()), ledger)
 }
 
-pub fn forwarded(verdicts: &Burst<Verdict>) -> usize {
+pub fn forwarded(verdicts: &[Verdict]) -> usize {
     verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Forward { .. })).count()
 }
 

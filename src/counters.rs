@@ -93,15 +93,6 @@ impl Ledger {
         Ledger { frames: CachePadded::default(), services: lines(services), reals: lines(reals) }
     }
 
-    /// One packet to a real.
-    #[inline]
-    pub fn count_packet(&self, real: usize, bytes: u16) {
-        if let Some(traffic) = self.reals.get(real) {
-            traffic.packets.add(1);
-            traffic.bytes.add(bytes.into());
-        }
-    }
-
     /// Several packets of a service.
     #[inline]
     pub fn count_run(&self, service: usize, packets: u64, bytes: u64) {
@@ -149,6 +140,13 @@ impl Ledger {
 }
 
 impl Traffic {
+    /// One packet.
+    #[inline(always)]
+    pub fn count_packet(&self, bytes: u16) {
+        self.packets.add(1);
+        self.bytes.add(bytes.into());
+    }
+
     fn standing(&self, pin: Pin) -> &Counter {
         if pin.state().is_active() { &self.active } else { &self.inactive }
     }

@@ -7,17 +7,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
-
 use crate::clock::Now;
-use crate::counters::Ledger;
+use crate::counters::{Ledger, Traffic};
 use crate::flow::{
-    ClientKey, Event, FlowKey, FlowState, FlowTable, Hash, Hint, Owners, Pin, Slot, Table, TableFull, WideKey,
-    WideTable, timeout_ticks,
+    ClientKey, Event, FlowKey, FlowState, FlowTable, Hash, Hint, Lanes, Owners, Pin, Slot, Table, TableFull, Timeouts,
+    WideKey, WideTable, Work, timeout_ticks,
 };
 use crate::forward::dr;
-use crate::packet::transport;
-use crate::packet::{BURST, Burst, Frame, ethernet, ipv4, ipv6};
+use crate::packet::plain::Gate;
+use crate::packet::{BURST, Burst, Frame, ethernet, ipv4, ipv6, transport};
 use crate::service::maglev::mix;
 use crate::service::{Real, RealId, Schedule, Service, ServiceId, Snapshot, Station};
 use crate::verdict::{DropReason, Verdict};
@@ -38,6 +36,10 @@ pub struct Director {
     flows: FlowTable,
     wide: WideTable,
     choosing: Choosing,
+    /// What is written here is gone with the burst.
+    narrow_room: Box<Room<FlowKey>>,
+    wide_room: Box<Room<WideKey>>,
+    ledger: Arc<Ledger>,
     swept_until: Now,
     /// None: every flow that arrives here is this worker's.
     owners: Option<Owners>,
@@ -47,7 +49,7 @@ pub struct Director {
 struct Choosing {
     /// One a service, by its index.
     schedules: Vec<Schedule>,
-    ledger: Arc<Ledger>,
+    timeouts: Timeouts,
     /// Connections of which only a SYN was seen, and how many of them may have an entry.
     half_open: usize,
     half_open_most: usize,
@@ -56,32 +58,76 @@ struct Choosing {
     stateless_until: u32,
 }
 
-/// A good packet for a service.
+/// What a packet told about itself, besides its flow, and its place in the burst.
 #[derive(Clone, Copy)]
-struct Candidate<K> {
-    key: K,
-    hash: Hash,
+struct Note {
     packet: dr::Packet,
     event: Event,
+    place: u8,
 }
 
-/// Those of one burst: what the table is asked for, and, in the same order, what else is known and where in the burst
-/// they are.
-struct Candidates<K> {
-    wanted: ArrayVec<(K, Hash), BURST>,
-    notes: ArrayVec<(dr::Packet, Event, u8), BURST>,
+/// Room for the candidates of one burst, kept so that nobody has to clear it: what the table is asked for, and, in the
+/// same order, what else is known of them and their places in the burst.
+struct Room<K> {
+    wanted: [(K, Hash); BURST],
+    notes: [Note; BURST],
 }
 
-impl<K> Default for Candidates<K> {
-    fn default() -> Candidates<K> {
-        Candidates { wanted: ArrayVec::new(), notes: ArrayVec::new() }
+/// A good packet for a service, where it is in the room.
+struct Candidate<'r, K> {
+    wanted: &'r (K, Hash),
+    note: &'r Note,
+}
+
+impl<K: Copy> Candidate<'_, K> {
+    #[inline(always)]
+    fn key(&self) -> K {
+        self.wanted.0
+    }
+
+    #[inline(always)]
+    fn hash(&self) -> Hash {
+        self.wanted.1
+    }
+}
+
+/// The candidates of one burst.
+struct Candidates<'r, K> {
+    room: &'r mut Room<K>,
+    count: usize,
+}
+
+impl<K: Copy> Room<K> {
+    /// What is in it means nothing yet.
+    fn new<const Q: usize>(flows: &Table<K, Q>) -> Box<Room<K>>
+    where
+        K: ClientKey<Q>,
+    {
+        let key = K::from_words([0; Q]);
+        let note = Note { packet: dr::Packet::new(0, 0, 0, false), event: Event::Blank, place: 0 };
+        Box::new(Room { wanted: [(key, flows.hash(key)); BURST], notes: [note; BURST] })
+    }
+
+    #[inline(always)]
+    fn empty(&mut self) -> Candidates<'_, K> {
+        Candidates { room: self, count: 0 }
+    }
+}
+
+impl<K> Candidates<'_, K> {
+    /// There are no more than frames in a burst.
+    #[inline(always)]
+    fn push(&mut self, key: K, hash: Hash, note: Note) {
+        self.room.wanted[self.count % BURST] = (key, hash);
+        self.room.notes[self.count % BURST] = note;
+        self.count += 1;
     }
 }
 
 /// What a frame turned out to be.
 enum Recognised {
-    V4(FlowKey, Event, dr::Packet),
-    V6(WideKey, Event, dr::Packet),
+    V4(FlowKey, Note),
+    V6(WideKey, Note),
     Decided(Verdict),
 }
 
@@ -96,7 +142,7 @@ enum Way {
 }
 
 /// Until the second look at it.
-const UNDECIDED: Verdict = Verdict::Manage;
+const UNDECIDED: Verdict = Verdict::Drop(DropReason::NoService);
 
 /// Packets of one service in a row, counted together.
 #[derive(Default)]
@@ -111,6 +157,60 @@ struct Run {
 struct Scene<'s> {
     tick: u32,
     snapshot: &'s Snapshot,
+    ledger: &'s Ledger,
+    /// The ledger's lines of the reals.
+    traffic: &'s [Traffic],
+}
+
+impl Scene<'_> {
+    /// Counts a packet to a real of a service.
+    #[inline(always)]
+    fn count(&self, run: &mut Run, real: RealId, service: ServiceId, packet: dr::Packet) {
+        if let Some(traffic) = self.traffic.get(real.index()) {
+            traffic.count_packet(packet.total_len());
+        }
+        run.count(self.ledger, service.index(), packet.total_len());
+    }
+}
+
+/// One burst to decide, as something to be compiled for the CPU's way of comparing keys.
+struct Decision<'a, F: Frame> {
+    director: &'a mut Director,
+    now: Now,
+    station: &'a Station,
+    snapshot: &'a Snapshot,
+    frames: &'a mut Burst<F>,
+    /// As many, `UNDECIDED`.
+    verdicts: &'a mut [Verdict; BURST],
+}
+
+impl<F: Frame> Work for Decision<'_, F> {
+    type Answer = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Decision { director, now, station, snapshot, frames, verdicts } = self;
+        let (mut narrow, mut wide) = (director.narrow_room.empty(), director.wide_room.empty());
+        let (flows, wide_flows, owners) = (&director.flows, &director.wide, director.owners);
+        let gate = Gate::new(station.mac, station.vlan);
+        for ((frame, verdict), place) in frames.iter().zip(verdicts.iter_mut()).zip(0u8..) {
+            let decided = match recognise_plain(&gate, snapshot, frame, place) {
+                Some((key, note)) => expect(flows, owners, &mut narrow, key, note),
+                None => match recognise(station, snapshot, frame, place) {
+                    Recognised::V4(key, note) => expect(flows, owners, &mut narrow, key, note),
+                    Recognised::V6(key, note) => expect(wide_flows, owners, &mut wide, key, note),
+                    Recognised::Decided(verdict) => Some(verdict),
+                },
+            };
+            *verdict = decided.unwrap_or(UNDECIDED);
+        }
+        let ledger = &*director.ledger;
+        let scene = Scene { tick: now.tick(), snapshot, ledger, traffic: &ledger.reals };
+        director.choosing.act(lanes, &mut director.flows, scene, &narrow, frames, verdicts);
+        if wide.count > 0 {
+            director.choosing.act(lanes, &mut director.wide, scene, &wide, frames, verdicts);
+        }
+    }
 }
 
 impl Director {
@@ -120,13 +220,14 @@ impl Director {
         let start = |service: &Service| Schedule::start(service, &snapshot.reals, worker);
         let choosing = Choosing {
             schedules: snapshot.services.iter().map(start).collect(),
-            ledger,
+            timeouts: Timeouts::default(),
             half_open: 0,
             half_open_most: half_open,
             stateless_until: 0,
         };
         let Tables { narrow: flows, wide } = tables;
-        Director { flows, wide, choosing, swept_until: Now(0), owners: None }
+        let (narrow_room, wide_room) = (Room::new(&flows), Room::new(&wide));
+        Director { flows, wide, choosing, narrow_room, wide_room, ledger, swept_until: Now(0), owners: None }
     }
 
     /// From now on, flows that other workers own are theirs to decide.
@@ -138,7 +239,7 @@ impl Director {
         &self.flows
     }
 
-    /// One verdict a frame, in order. All frames are read and their table lines asked for before the first line is
+    /// One verdict a frame, in order; what follows means nothing. All frames are read and their table lines asked for before the first line is
     /// needed.
     pub fn decide<F: Frame>(
         &mut self,
@@ -146,25 +247,10 @@ impl Director {
         station: &Station,
         snapshot: &Snapshot,
         frames: &mut Burst<F>,
-    ) -> Burst<Verdict> {
-        let (mut narrow, mut wide) = (Candidates::default(), Candidates::default());
-        let mut verdicts = Burst::new();
-        for (frame, place) in frames.iter().zip(0u8..) {
-            verdicts.push(match recognise(station, snapshot, frame) {
-                Recognised::V4(key, event, packet) => {
-                    expect(&self.flows, self.owners, &mut narrow, key, event, packet, place)
-                }
-                Recognised::V6(key, event, packet) => {
-                    expect(&self.wide, self.owners, &mut wide, key, event, packet, place)
-                }
-                Recognised::Decided(verdict) => verdict,
-            });
-        }
-        let scene = Scene { tick: now.tick(), snapshot };
-        self.choosing.act(&mut self.flows, scene, &narrow, frames, &mut verdicts);
-        if !wide.wanted.is_empty() {
-            self.choosing.act(&mut self.wide, scene, &wide, frames, &mut verdicts);
-        }
+    ) -> [Verdict; BURST] {
+        let mut verdicts = [UNDECIDED; BURST];
+        let probe = self.flows.probe();
+        probe.run(Decision { director: self, now, station, snapshot, frames, verdicts: &mut verdicts });
         verdicts
     }
 
@@ -179,8 +265,8 @@ impl Director {
             return;
         }
         self.swept_until = now;
-        self.choosing.sweep(&mut self.flows, now.tick(), narrow.min(limit));
-        self.choosing.sweep(&mut self.wide, now.tick(), wide.min(limit));
+        self.choosing.sweep(&mut self.flows, &self.ledger, now.tick(), narrow.min(limit));
+        self.choosing.sweep(&mut self.wide, &self.ledger, now.tick(), wide.min(limit));
     }
 }
 
@@ -189,44 +275,44 @@ impl Director {
 fn expect<K: ClientKey<Q>, const Q: usize>(
     flows: &Table<K, Q>,
     owners: Option<Owners>,
-    candidates: &mut Candidates<K>,
+    candidates: &mut Candidates<'_, K>,
     key: K,
-    event: Event,
-    packet: dr::Packet,
-    place: u8,
-) -> Verdict {
+    note: Note,
+) -> Option<Verdict> {
     if let Some(worker) = owners.and_then(|owners| owners.other(key.client_bits())) {
-        return Verdict::Hand { worker };
+        return Some(Verdict::Hand { worker });
     }
     let hash = flows.hash(key);
     flows.prefetch(hash);
-    candidates.wanted.push((key, hash));
-    candidates.notes.push((packet, event, place));
-    UNDECIDED
+    candidates.push(key, hash, note);
+    None
 }
 
 impl Choosing {
     /// The second and the third pass: looks for all flows, then acts on each.
     #[inline(always)]
-    fn act<K: ClientKey<Q>, F: Frame, const Q: usize>(
+    fn act<K: ClientKey<Q>, F: Frame, L: Lanes, const Q: usize>(
         &mut self,
+        lanes: L,
         flows: &mut Table<K, Q>,
         scene: Scene<'_>,
-        candidates: &Candidates<K>,
+        candidates: &Candidates<'_, K>,
         frames: &mut Burst<F>,
-        verdicts: &mut Burst<Verdict>,
+        verdicts: &mut [Verdict; BURST],
     ) {
+        let count = candidates.count.min(BURST);
+        let (wanted, notes) = (&candidates.room.wanted[..count], &candidates.room.notes[..count]);
         let mut hints = [Hint::default(); BURST];
-        flows.seek_burst(&candidates.wanted, &mut hints);
+        flows.seek_burst(lanes, wanted, &mut hints);
         let mut run = Run::default();
-        for ((&(key, hash), &(packet, event, place)), hint) in
-            candidates.wanted.iter().zip(&candidates.notes).zip(hints)
-        {
-            let frame = frames[usize::from(place)].bytes_mut();
-            let candidate = Candidate { key, hash, packet, event };
-            verdicts[usize::from(place)] = self.steer(flows, scene, &candidate, hint, frame, &mut run);
+        for ((wanted, note), &hint) in wanted.iter().zip(notes).zip(&hints) {
+            let known = flows.find_at(lanes, hint, wanted.0, scene.tick);
+            let frame = frames[usize::from(note.place)].bytes_mut();
+            let sent = self.steer(flows, scene, Candidate { wanted, note }, known, frame, &mut run);
+            verdicts[usize::from(note.place) % BURST] =
+                sent.map_or_else(Verdict::Drop, |port| Verdict::Forward { port });
         }
-        self.ledger.count_run(run.service, run.packets, run.bytes);
+        scene.ledger.count_run(run.service, run.packets, run.bytes);
     }
 
     /// A packet for a service: finds its way, rewrites it, and remembers.
@@ -235,79 +321,90 @@ impl Choosing {
         &mut self,
         flows: &mut Table<K, Q>,
         scene: Scene<'_>,
-        candidate: &Candidate<K>,
-        hint: Hint,
+        candidate: Candidate<'_, K>,
+        known: Option<(Slot, Pin)>,
         frame: &mut [u8],
         run: &mut Run,
-    ) -> Verdict {
-        let way = match self.way(flows, scene, candidate, hint) {
-            Ok(way) => way,
-            Err(reason) => return Verdict::Drop(reason),
-        };
-        let (Way::Known(_, _, id) | Way::New(id) | Way::Stateless(id)) = way;
-        let real = scene.snapshot.real(id);
-        if !real.has_mac {
-            return Verdict::Drop(DropReason::RealUnresolved);
-        }
-        let verdict = dr::forward(frame, candidate.packet, real);
-        if let Verdict::Forward { .. } = verdict {
-            match way {
-                Way::Known(slot, old, _) => self.renew(flows, scene.tick, candidate, slot, old, id),
-                Way::New(_) => (),
-                Way::Stateless(_) => self.ledger.frames.stateless.add(1),
+    ) -> Result<u8, DropReason> {
+        if let Some((slot, pin)) = known {
+            let real = scene.snapshot.real(pin.real());
+            if real.answers || !candidate.note.event.opens() {
+                let port = dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real)?;
+                self.renew(flows, scene, &candidate, slot, pin, pin.real());
+                scene.count(run, pin.real(), real.service, candidate.note.packet);
+                return Ok(port);
             }
-            self.ledger.count_packet(id.index(), candidate.packet.total_len());
-            run.count(&self.ledger, real.service.index(), candidate.packet.total_len());
         }
-        verdict
+        self.begin(flows, scene, &candidate, frame)
     }
 
-    /// The way of a packet: its flow's real; for a new flow the scheduler's. A flow that starts again while its real
+    /// The same for a packet whose entry is not where it was looked for first, or that begins a flow, perhaps again.
+    #[inline(never)]
+    fn begin<K: ClientKey<Q>, const Q: usize>(
+        &mut self,
+        flows: &mut Table<K, Q>,
+        scene: Scene<'_>,
+        candidate: &Candidate<'_, K>,
+        frame: &mut [u8],
+    ) -> Result<u8, DropReason> {
+        let way = self.way(flows, scene, candidate)?;
+        let (Way::Known(_, _, id) | Way::New(id) | Way::Stateless(id)) = way;
+        let real = scene.snapshot.real(id);
+        let port = dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real)?;
+        match way {
+            Way::Known(slot, old, _) => self.renew(flows, scene, candidate, slot, old, id),
+            Way::New(_) => (),
+            Way::Stateless(_) => scene.ledger.frames.stateless.add(1),
+        }
+        let mut run = Run::default();
+        scene.count(&mut run, id, real.service, candidate.note.packet);
+        scene.ledger.count_run(run.service, run.packets, run.bytes);
+        Ok(port)
+    }
+
+    /// The way of a packet: its flow's real; for a new flow the scheduler's. A flow that begins again while its real
     /// does not answer gets another.
-    #[inline(always)]
     fn way<K: ClientKey<Q>, const Q: usize>(
         &mut self,
         flows: &mut Table<K, Q>,
         scene: Scene<'_>,
-        candidate: &Candidate<K>,
-        hint: Hint,
+        candidate: &Candidate<'_, K>,
     ) -> Result<Way, DropReason> {
-        match flows.find_at(hint, candidate.key, candidate.hash, scene.tick) {
-            Some((slot, pin)) if !candidate.event.opens() || scene.snapshot.real(pin.real()).answers => {
+        match flows.find(candidate.key(), candidate.hash(), scene.tick) {
+            Some((slot, pin)) if !candidate.note.event.opens() || scene.snapshot.real(pin.real()).answers => {
                 Ok(Way::Known(slot, pin, pin.real()))
             }
-            Some((slot, pin)) => Ok(Way::Known(slot, pin, self.choose(scene.snapshot, candidate.key.service())?)),
+            Some((slot, pin)) => Ok(Way::Known(slot, pin, self.choose(scene.snapshot, candidate.key().service())?)),
             None => self.way_of_unknown(flows, scene, candidate),
         }
     }
 
     /// A packet that no entry is for.
-    #[inline(never)]
     fn way_of_unknown<K: ClientKey<Q>, const Q: usize>(
         &mut self,
         flows: &mut Table<K, Q>,
         scene: Scene<'_>,
-        candidate: &Candidate<K>,
+        candidate: &Candidate<'_, K>,
     ) -> Result<Way, DropReason> {
         let snapshot = scene.snapshot;
-        if !candidate.event.opens() {
+        if !candidate.note.event.opens() {
             // Its connection may have begun when there was no room for it.
-            let stateless = scene.tick < self.stateless_until && candidate.event != Event::Rst;
-            return if stateless { stateless_way(snapshot, candidate.key) } else { Err(DropReason::NoConnection) };
+            let stateless = scene.tick < self.stateless_until && candidate.note.event != Event::Rst;
+            return if stateless { stateless_way(snapshot, candidate.key()) } else { Err(DropReason::NoConnection) };
         }
-        let source = candidate.key.source();
+        let source = candidate.key().source();
         if !can_be_source(source) || snapshot.is_virtual(source) {
             return Err(DropReason::BadSource);
         }
-        let crowded = candidate.event == Event::Syn && self.half_open >= self.half_open_most;
+        let crowded = candidate.note.event == Event::Syn && self.half_open >= self.half_open_most;
         if !crowded {
-            let real = self.choose(snapshot, candidate.key.service())?;
-            if self.begin(flows, scene.tick, candidate, real).is_ok() {
+            let real = self.choose(snapshot, candidate.key().service())?;
+            if self.enter(flows, scene, candidate, real).is_ok() {
                 return Ok(Way::New(real));
             }
         }
         self.stateless_until = scene.tick.saturating_add(STATELESS_TICKS);
-        stateless_way(snapshot, candidate.key)
+        stateless_way(snapshot, candidate.key())
     }
 
     /// The real for a new connection, or why there is none.
@@ -318,17 +415,18 @@ impl Choosing {
     }
 
     /// Enters a new flow. What has run out and is in its way goes.
-    fn begin<K: ClientKey<Q>, const Q: usize>(
+    fn enter<K: ClientKey<Q>, const Q: usize>(
         &mut self,
         flows: &mut Table<K, Q>,
-        tick: u32,
-        candidate: &Candidate<K>,
+        scene: Scene<'_>,
+        candidate: &Candidate<'_, K>,
         real: RealId,
     ) -> Result<(), TableFull> {
-        let pin = Pin::new(real, FlowState::None.on(candidate.event), tick);
-        flows.insert(candidate.key, candidate.hash, pin, |key, old| self.ended(key.service(), old))?;
+        let pin = self.pin(real, FlowState::None.on(candidate.note.event), scene.tick);
+        let ended = |key: K, old| self.ended(scene.ledger, key.service(), old);
+        flows.insert(candidate.key(), candidate.hash(), pin, scene.tick, ended)?;
         self.half_open += usize::from(is_half_open(pin));
-        self.ledger.flow_began(candidate.key.service(), pin);
+        scene.ledger.flow_began(candidate.key().service(), pin);
         Ok(())
     }
 
@@ -337,39 +435,50 @@ impl Choosing {
     fn renew<K: ClientKey<Q>, const Q: usize>(
         &mut self,
         flows: &mut Table<K, Q>,
-        tick: u32,
-        candidate: &Candidate<K>,
+        scene: Scene<'_>,
+        candidate: &Candidate<'_, K>,
         slot: Slot,
         old: Pin,
         real: RealId,
     ) {
-        let new = Pin::new(real, old.state().on(candidate.event), tick);
+        let new = self.pin(real, old.state_on(candidate.note.event), scene.tick);
         if old != new {
             flows.update(slot, new);
-            if old.state() != new.state() || old.real() != real {
-                self.note_change(candidate.key.service(), old, new);
+            if !old.differs_in_time_alone(new) {
+                self.note_change(scene.ledger, candidate.key().service(), old, new);
             }
         }
     }
 
+    #[inline(always)]
+    fn pin(&self, real: RealId, state: FlowState, tick: u32) -> Pin {
+        Pin::new(real, state, tick.wrapping_add(self.timeouts.ticks(state)))
+    }
+
     #[cold]
-    fn note_change(&mut self, service: Option<ServiceId>, old: Pin, new: Pin) {
+    fn note_change(&mut self, ledger: &Ledger, service: Option<ServiceId>, old: Pin, new: Pin) {
         self.half_open = self.half_open + usize::from(is_half_open(new)) - usize::from(is_half_open(old));
         if old.real() != new.real() {
-            self.ledger.flow_moved(service, old, new);
+            ledger.flow_moved(service, old, new);
         } else if old.state().is_active() != new.state().is_active() {
-            self.ledger.flow_changed(service, old, new);
+            ledger.flow_changed(service, old, new);
         }
     }
 
-    fn ended(&mut self, service: Option<ServiceId>, pin: Pin) {
+    fn ended(&mut self, ledger: &Ledger, service: Option<ServiceId>, pin: Pin) {
         self.half_open -= usize::from(is_half_open(pin));
-        self.ledger.flow_ended(service, pin);
+        ledger.flow_ended(service, pin);
     }
 
-    fn sweep<K: ClientKey<Q>, const Q: usize>(&mut self, flows: &mut Table<K, Q>, tick: u32, buckets: usize) {
+    fn sweep<K: ClientKey<Q>, const Q: usize>(
+        &mut self,
+        flows: &mut Table<K, Q>,
+        ledger: &Ledger,
+        tick: u32,
+        buckets: usize,
+    ) {
         if !flows.is_empty() {
-            flows.sweep(tick, buckets, |key, old| self.ended(key.service(), old));
+            flows.sweep(tick, buckets, |key, old| self.ended(ledger, key.service(), old));
         }
     }
 }
@@ -411,9 +520,20 @@ fn stateless_way<K: ClientKey<Q>, const Q: usize>(snapshot: &Snapshot, key: K) -
     chosen.map(|real| Way::Stateless(RealId(real))).ok_or_else(|| nobody(service, snapshot))
 }
 
-/// What the frame is, by its headers alone: a packet for a service, or else the verdict.
+/// A plain packet for a service; none: it is for `recognise`.
 #[inline(always)]
-fn recognise<F: Frame>(station: &Station, snapshot: &Snapshot, frame: &F) -> Recognised {
+fn recognise_plain<F: Frame>(gate: &Gate, snapshot: &Snapshot, frame: &F, place: u8) -> Option<(FlowKey, Note)> {
+    let plain = gate.admit(frame.bytes(), frame.wire_len())?;
+    let ((client, source), (address, port)) = (plain.source(), plain.destination());
+    let service = snapshot.find_v4(address, port, plain.protocol())?;
+    let event = plain.tcp_flags().map_or(Event::Datagram, Event::of_tcp);
+    let packet = dr::Packet::new(gate.network(), plain.ttl(), plain.total_len(), false);
+    Some((FlowKey::new(client, source, service), Note { packet, event, place }))
+}
+
+/// What any frame is, by its headers alone: a packet for a service, or else the verdict.
+#[inline(never)]
+fn recognise<F: Frame>(station: &Station, snapshot: &Snapshot, frame: &F, place: u8) -> Recognised {
     let (bytes, wire_len) = (frame.bytes(), frame.wire_len());
     let Some(link) = ethernet::parse(bytes) else { return dropped(DropReason::Truncated) };
     if link.vlan != station.vlan {
@@ -425,15 +545,20 @@ fn recognise<F: Frame>(station: &Station, snapshot: &Snapshot, frame: &F) -> Rec
         return dropped(DropReason::NotOurMac);
     }
     match link.ether_type {
-        ethernet::IPV4 => recognise_ipv4(snapshot, &link, bytes, wire_len),
-        ethernet::IPV6 => recognise_ipv6(snapshot, &link, bytes, wire_len),
+        ethernet::IPV4 => recognise_ipv4(snapshot, &link, bytes, wire_len, place),
+        ethernet::IPV6 => recognise_ipv6(snapshot, &link, bytes, wire_len, place),
         ethernet::ARP => Recognised::Decided(Verdict::Manage),
         _ => Recognised::Decided(Verdict::Host),
     }
 }
 
-#[inline(always)]
-fn recognise_ipv4(snapshot: &Snapshot, link: &ethernet::Ethernet, frame: &[u8], wire_len: usize) -> Recognised {
+fn recognise_ipv4(
+    snapshot: &Snapshot,
+    link: &ethernet::Ethernet,
+    frame: &[u8],
+    wire_len: usize,
+    place: u8,
+) -> Recognised {
     let packet = &frame[link.payload..];
     let ip = match ipv4::parse(packet, wire_len.saturating_sub(link.payload)) {
         Ok(ip) => ip,
@@ -445,14 +570,21 @@ fn recognise_ipv4(snapshot: &Snapshot, link: &ethernet::Ethernet, frame: &[u8], 
         && let Some(service) = snapshot.find_v4(ip.destination, destination, ip.protocol)
     {
         let key = FlowKey::new(ip.source, source, service);
-        return Recognised::V4(key, event, dr::Packet::new(link.payload, ip.ttl, ip.total_len, false));
+        let packet = dr::Packet::new(link.payload, ip.ttl, ip.total_len, false);
+        return Recognised::V4(key, Note { packet, event, place });
     }
     let address = ip.destination.into();
     without_service(snapshot, link.destination.is_multicast(), address, ip.is_fragment, ip.protocol, segment)
 }
 
 #[inline(never)]
-fn recognise_ipv6(snapshot: &Snapshot, link: &ethernet::Ethernet, frame: &[u8], wire_len: usize) -> Recognised {
+fn recognise_ipv6(
+    snapshot: &Snapshot,
+    link: &ethernet::Ethernet,
+    frame: &[u8],
+    wire_len: usize,
+    place: u8,
+) -> Recognised {
     let packet = &frame[link.payload..];
     let ip = match ipv6::parse(packet, wire_len.saturating_sub(link.payload)) {
         Ok(ip) => ip,
@@ -464,7 +596,8 @@ fn recognise_ipv6(snapshot: &Snapshot, link: &ethernet::Ethernet, frame: &[u8], 
         && let Some(service) = snapshot.find_v6(ip.destination, destination, ip.protocol)
     {
         let key = WideKey::ipv6(ip.source, source, service);
-        return Recognised::V6(key, event, dr::Packet::new(link.payload, ip.hop_limit, ip.total_len, true));
+        let packet = dr::Packet::new(link.payload, ip.hop_limit, ip.total_len, true);
+        return Recognised::V6(key, Note { packet, event, place });
     }
     let address = ip.destination.into();
     without_service(snapshot, link.destination.is_multicast(), address, ip.is_fragment, ip.protocol, segment)

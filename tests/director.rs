@@ -428,7 +428,7 @@ proptest! {
         let (mut director, _) = director(&snapshot, 20);
         let mut burst: Burst<_> = frames.iter().cloned().map(SimFrame).collect();
         let verdicts = director.decide(Now::from_secs(9), &snapshot.stations[0], &snapshot, &mut burst);
-        prop_assert_eq!(verdicts.len(), frames.len());
+        prop_assert_eq!(burst.len(), frames.len());
         for ((before, after), verdict) in frames.iter().zip(&burst).zip(verdicts) {
             let after = &after.0;
             match verdict {

@@ -4,6 +4,7 @@ pub mod owner;
 pub mod state;
 pub mod table;
 
+pub use crate::sys::probe::{Lanes, Work};
 pub use owner::Owners;
-pub use state::{Event, FlowState, timeout_ticks};
+pub use state::{Event, FlowState, Timeouts, timeout_ticks};
 pub use table::{ClientKey, FlowKey, FlowTable, Hash, Hint, Pin, Slot, Table, TableFull, WideKey, WideTable};

@@ -4,6 +4,9 @@
 use crate::clock::TICKS_PER_SECOND;
 use crate::packet::transport::TcpFlags;
 
+/// As many as fit into four bits, so that a table of them needs no check of its bounds.
+const STATE_NUMBERS: usize = 16;
+
 macro_rules! states {
     ($($state:ident = $name:literal, $seconds:literal, $active:literal;)+) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,16 +18,20 @@ macro_rules! states {
         /// Every state; as a number, each is its place here.
         const STATES: &[FlowState] = &[$(FlowState::$state),+];
         const COUNT: usize = STATES.len();
+        const BY_NUMBER: [FlowState; STATE_NUMBERS] = {
+            let mut by_number = [FlowState::None; STATE_NUMBERS];
+            $(by_number[FlowState::$state as usize] = FlowState::$state;)+
+            by_number
+        };
         const NAMES: [&str; COUNT] = [$($name),+];
         const TIMEOUTS: [u32; COUNT] = [$($seconds * TICKS_PER_SECOND),+];
         const ACTIVE: [bool; COUNT] = [$($active),+];
 
         impl FlowState {
-            /// The state of this number; a number that is none's is `None`.
-            #[inline]
+            /// The state of this number, of which the lower four bits count; a number that is none's is `None`.
+            #[inline(always)]
             pub const fn from_number(number: u8) -> FlowState {
-                $(if number == FlowState::$state as u8 { return FlowState::$state; })+
-                FlowState::None
+                BY_NUMBER[number as usize % STATE_NUMBERS]
             }
         }
     };
@@ -61,9 +68,15 @@ pub enum Event {
     Datagram,
 }
 
+const EVENTS: usize = Event::Datagram as usize + 1;
+
 impl Event {
-    #[inline]
+    #[inline(always)]
     pub const fn of_tcp(flags: TcpFlags) -> Event {
+        BY_FLAGS[flags.0 as usize % BY_FLAGS.len()]
+    }
+
+    const fn of_flags(flags: TcpFlags) -> Event {
         if flags.has(TcpFlags::RST) {
             Event::Rst
         } else if flags.has(TcpFlags::SYN) {
@@ -84,8 +97,19 @@ impl Event {
     }
 }
 
+/// The event of each combination of the lower five flags: FIN, SYN, RST, PSH, ACK.
+const BY_FLAGS: [Event; 32] = {
+    let mut events = [Event::Blank; 32];
+    let mut flags = 0;
+    while flags < events.len() {
+        events[flags] = Event::of_flags(TcpFlags(flags as u8));
+        flags += 1;
+    }
+    events
+};
+
 /// Where each event leads from each state, in the order of both.
-const NEXT: [[FlowState; COUNT]; 6] = [
+const TRANSITIONS: [[FlowState; COUNT]; EVENTS] = [
     [Close, Close, Close, SynRecv, Close, Close, Close, Close, LastAck, Listen, Close, Udp],
     [SynRecv, Established, Established, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, Udp],
     [Close, FinWait, SynSent, TimeWait, FinWait, TimeWait, Close, CloseWait, LastAck, Listen, TimeWait, Udp],
@@ -107,6 +131,21 @@ const NEXT: [[FlowState; COUNT]; 6] = [
     [Udp; COUNT],
 ];
 
+/// The same in a table that needs no check of its bounds.
+const NEXT: [[FlowState; STATE_NUMBERS]; EVENTS.next_power_of_two()] = {
+    let mut next = [[None; STATE_NUMBERS]; EVENTS.next_power_of_two()];
+    let mut event = 0;
+    while event < EVENTS {
+        let mut state = 0;
+        while state < COUNT {
+            next[event][state] = TRANSITIONS[event][state];
+            state += 1;
+        }
+        event += 1;
+    }
+    next
+};
+
 impl FlowState {
     #[inline]
     pub const fn name(self) -> &'static str {
@@ -119,16 +158,41 @@ impl FlowState {
         ACTIVE[self as usize]
     }
 
-    #[inline]
+    #[inline(always)]
     pub const fn on(self, event: Event) -> FlowState {
-        NEXT[event as usize][self as usize]
+        FlowState::after(self as u8, event)
+    }
+
+    /// Where an event leads from the state of this number.
+    #[inline(always)]
+    pub const fn after(number: u8, event: Event) -> FlowState {
+        NEXT[event as usize][number as usize % STATE_NUMBERS]
     }
 }
 
-/// How long a flow in this state lives after its last packet.
-#[inline]
+/// How long a flow in this state lives after its last packet, where nobody has set it otherwise.
 pub const fn timeout_ticks(state: FlowState) -> u32 {
     TIMEOUTS[state as usize]
+}
+
+/// How long flows live after their last packet, by their state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts([u32; STATE_NUMBERS]);
+
+impl Default for Timeouts {
+    /// The kernel's.
+    fn default() -> Timeouts {
+        let mut ticks = [0; STATE_NUMBERS];
+        ticks[..COUNT].copy_from_slice(&TIMEOUTS);
+        Timeouts(ticks)
+    }
+}
+
+impl Timeouts {
+    #[inline(always)]
+    pub const fn ticks(&self, state: FlowState) -> u32 {
+        self.0[state as usize]
+    }
 }
 
 #[cfg(test)]
@@ -141,7 +205,7 @@ mod tests {
             assert_eq!(*state as usize, index);
             assert_eq!(FlowState::from_number(index as u8), *state);
         }
-        assert_eq!(FlowState::from_number(200), None);
+        assert_eq!(FlowState::from_number(0xfc), None);
     }
 
     #[test]

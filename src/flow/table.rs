@@ -13,11 +13,11 @@ mod room;
 
 use std::io;
 
-use super::state::{FlowState, timeout_ticks};
+use super::state::{Event, FlowState};
 use crate::service::RealId;
 use crate::sys::memory::{Backing, Bucket, Region};
 use crate::sys::prefetch;
-use crate::sys::probe::{self, Probe, VALUES};
+use crate::sys::probe::{self, Lanes, Probe, VALUES};
 
 pub use key::{ClientKey, FlowKey, Hash, Key, WideKey};
 
@@ -29,15 +29,15 @@ const STASH_BUCKETS: usize = 16;
 /// The first word of no key.
 const EMPTY: u64 = 0;
 
-/// What a flow is pinned to, its entry's other half: the real, the state, and the coarse time of the last packet. One
+/// What a flow is pinned to, its entry's other half: the real, the state, and the coarse time when it runs out. One
 /// word, read and written whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin(u64);
 
 impl Pin {
     #[inline(always)]
-    pub const fn new(real: RealId, state: FlowState, seen: u32) -> Pin {
-        Pin(real.0 as u64 | (state as u64) << 16 | (seen as u64) << 32)
+    pub const fn new(real: RealId, state: FlowState, ends: u32) -> Pin {
+        Pin(real.0 as u64 | (state as u64) << 16 | (ends as u64) << 32)
     }
 
     #[inline(always)]
@@ -50,16 +50,33 @@ impl Pin {
         FlowState::from_number((self.0 >> 16) as u8)
     }
 
-    /// The coarse time of the last packet.
+    /// Where an event leads from its state.
     #[inline(always)]
-    pub const fn seen(self) -> u32 {
+    pub const fn state_on(self, event: Event) -> FlowState {
+        FlowState::after((self.0 >> 16) as u8, event)
+    }
+
+    /// The coarse time at which it runs out.
+    #[inline(always)]
+    const fn ends(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
-    /// Ticks that it has left at `tick`; zero: it has run out.
+    /// Whether the two have the same real and state.
     #[inline(always)]
+    pub const fn differs_in_time_alone(self, other: Pin) -> bool {
+        self.0 as u32 == other.0 as u32
+    }
+
+    /// Whether it has any time left. Half of all the ticks there are lie ahead, half of them behind.
+    #[inline(always)]
+    pub const fn lives(self, tick: u32) -> bool {
+        self.ends().wrapping_sub(tick) as i32 > 0
+    }
+
+    /// Ticks that it has left at `tick`; zero: it has run out.
     pub const fn left(self, tick: u32) -> u32 {
-        timeout_ticks(self.state()).saturating_sub(tick.wrapping_sub(self.seen()))
+        if self.lives(tick) { self.ends().wrapping_sub(tick) } else { 0 }
     }
 }
 
@@ -81,8 +98,7 @@ impl Slot {
     }
 }
 
-/// In which of its buckets a key is, as a first look had it: one half of its hash. It may be wrong by the time it is
-/// used.
+/// In which of its buckets a key is, as a first look had it. It may be wrong by the time it is used.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hint(u32);
 
@@ -140,6 +156,11 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
     /// What a table for so many flows takes: 21.3 bytes each, 42.7 in a wide one, and the stash.
     pub const fn bytes_for(flows: usize) -> usize {
         (chosen_for(flows) + STASH_BUCKETS) * size_of::<Bucket<QUADS>>()
+    }
+
+    /// The best way to compare keys on this CPU, or the one that was set.
+    pub fn probe(&self) -> Probe {
+        self.probe
     }
 
     /// Compares keys in this way from now on.
@@ -204,36 +225,36 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
 
     /// Looks for each key in its first bucket, whose lines should have arrived by now, and asks for the second one's
     /// where it is not there, so that no `find_at` after it waits for memory. As many as both slices have.
-    #[inline]
-    pub fn seek_burst(&self, wanted: &[(K, Hash)], hints: &mut [Hint]) {
-        let asked = wanted.iter().map(|(key, hash)| (key.words(), hash.first()));
-        let mut pairs = wanted.iter().zip(hints);
-        self.probe.burst(&self.buckets, asked, |found| {
-            if let Some(((_, hash), hint)) = pairs.next() {
-                *hint = Hint(hash.half(found == 0));
-                prefetch::bucket(self.buckets.choose(hint.0));
-            }
-        });
+    #[inline(always)]
+    pub fn seek_burst<L: Lanes>(&self, lanes: L, wanted: &[(K, Hash)], hints: &mut [Hint]) {
+        for ((key, hash), hint) in wanted.iter().zip(hints) {
+            let found = lanes.matches(self.buckets.choose(hash.first()), &key.words());
+            let half = hash.half(found == 0);
+            prefetch::bucket(self.buckets.choose(half));
+            *hint = Hint(self.buckets.place(half) as u32);
+        }
     }
 
-    /// What `find` says, with less work if the hint is still true.
+    /// What `find` says, if the hint is still true; none: ask `find`.
     #[inline(always)]
-    pub fn find_at(&self, hint: Hint, key: K, hash: Hash, tick: u32) -> Option<(Slot, Pin)> {
-        let found = probe::matches(self.buckets.choose(hint.0), &key.words());
+    pub fn find_at<L: Lanes>(&self, lanes: L, hint: Hint, key: K, tick: u32) -> Option<(Slot, Pin)> {
+        let place = hint.0 as usize;
+        let bucket = self.buckets.get(place)?;
+        let found = lanes.matches(bucket, &key.words());
         if found == 0 {
-            return self.find(key, hash, tick);
+            return None;
         }
-        let slot = Slot::new(self.buckets.place(hint.0), found.trailing_zeros() as usize);
-        let pin = self.pin(slot);
-        (pin.left(tick) > 0).then_some((slot, pin))
+        let entry = found.trailing_zeros() as usize % SLOTS;
+        let pin = Pin(bucket.0[VALUES][entry]);
+        pin.lives(tick).then_some((Slot::new(place, entry), pin))
     }
 
     /// The entry of `key`, if it has one that has not run out.
-    #[inline]
+    #[inline(never)]
     pub fn find(&self, key: K, hash: Hash, tick: u32) -> Option<(Slot, Pin)> {
         let slot = self.locate(key, hash)?;
         let pin = self.pin(slot);
-        (pin.left(tick) > 0).then_some((slot, pin))
+        pin.lives(tick).then_some((slot, pin))
     }
 
     #[inline(always)]
@@ -281,8 +302,14 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
     }
 
     /// Enters a flow that `find` did not find. What had run out and lies in its way is handed to `expired` and gone.
-    pub fn insert(&mut self, key: K, hash: Hash, pin: Pin, mut expired: impl FnMut(K, Pin)) -> Result<Slot, TableFull> {
-        let tick = pin.seen();
+    pub fn insert(
+        &mut self,
+        key: K,
+        hash: Hash,
+        pin: Pin,
+        tick: u32,
+        mut expired: impl FnMut(K, Pin),
+    ) -> Result<Slot, TableFull> {
         // An entry of this very key that ran out must not stay beside the new one.
         if let Some(old) = self.locate(key, hash) {
             self.clear(old, &mut expired);
@@ -331,7 +358,7 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
             let before = self.flows;
             for entry in 0..SLOTS {
                 let pin = Pin(bucket.0[VALUES][entry]);
-                if bucket.0[0][entry] != EMPTY && pin.left(tick) == 0 {
+                if bucket.0[0][entry] != EMPTY && !pin.lives(tick) {
                     let key = key_in(bucket, entry);
                     bucket.0[0][entry] = EMPTY;
                     self.flows -= 1;
@@ -351,7 +378,7 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
         (0..SLOTS)
             .filter(move |entry| bucket.0[0][*entry] != EMPTY)
             .map(move |entry| (key_in(&bucket, entry), Pin(bucket.0[VALUES][entry])))
-            .filter(move |(_, pin)| pin.left(tick) > 0)
+            .filter(move |(_, pin)| pin.lives(tick))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::packet::{ethernet, ipv4, ipv6};
 use crate::service::Real;
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::DropReason;
 
 /// What the rewrite needs to know of a packet that has been parsed, in one word: written and read whole, it goes from
 /// one pass over the burst to the next without a stall.
@@ -39,21 +39,30 @@ impl Packet {
     }
 }
 
+/// Rewrites the frame for `real`, or says why it cannot go there. `may_be_v6` is a constant: false where only IPv4 comes by.
 #[inline(always)]
-pub fn forward(frame: &mut [u8], packet: Packet, real: &Real) -> Verdict {
-    if packet.hops() <= 1 {
-        return Verdict::Drop(DropReason::TtlExpired);
-    }
-    if packet.total_len() > real.mtu {
-        return Verdict::Drop(DropReason::LongerThanMtu);
+pub fn forward(may_be_v6: bool, frame: &mut [u8], packet: Packet, real: &Real) -> Result<u8, DropReason> {
+    if packet.hops() <= 1 || packet.total_len() > real.mtu {
+        return Err(refusal(packet, real));
     }
     ethernet::set_addresses(frame, &real.link);
     if let Some(header) = frame.get_mut(packet.network()..) {
-        if packet.is_v6() {
+        if may_be_v6 && packet.is_v6() {
             ipv6::decrement_hop_limit(header);
         } else {
             ipv4::decrement_ttl(header);
         }
     }
-    Verdict::Forward { port: real.egress }
+    Ok(real.egress)
+}
+
+#[cold]
+fn refusal(packet: Packet, real: &Real) -> DropReason {
+    if !real.has_mac {
+        DropReason::RealUnresolved
+    } else if packet.hops() <= 1 {
+        DropReason::TtlExpired
+    } else {
+        DropReason::LongerThanMtu
+    }
 }

@@ -2,12 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use super::checksum::{checksum, is_right, update};
+use super::checksum::{checksum, is_right};
 use crate::verdict::DropReason;
 
 pub const MIN_HEADER: usize = 20;
 const TTL: usize = 8;
-const CHECKSUM: usize = 10;
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
@@ -64,14 +63,16 @@ pub fn parse(packet: &[u8], wire_len: usize) -> Result<Ipv4, DropReason> {
 }
 
 /// Counts one hop: TTL less one, the checksum to match. The caller has seen that the TTL is more than one.
+///
+/// The TTL is the first byte of its 16-bit word, so the sum has one less there and the checksum one more, in the first
+/// byte of its own (RFC 1141); a carry goes round, and 0xffff, which no recomputed checksum is, becomes zero.
 #[inline(always)]
 pub fn decrement_ttl(packet: &mut [u8]) {
-    let Some(header) = packet.first_chunk_mut::<MIN_HEADER>() else { return };
-    let old = u16::from_be_bytes([header[TTL], header[TTL + 1]]);
-    let new = old.wrapping_sub(0x0100);
-    let sum = update(u16::from_be_bytes([header[CHECKSUM], header[CHECKSUM + 1]]), old, new);
-    [header[TTL], header[TTL + 1]] = new.to_be_bytes();
-    [header[CHECKSUM], header[CHECKSUM + 1]] = sum.to_be_bytes();
+    let Some(bytes) = packet.get_mut(TTL..TTL + 4).and_then(<[u8]>::first_chunk_mut) else { return };
+    let word = u32::from_le_bytes(*bytes);
+    let sum = (word >> 16) + 1;
+    let sum = sum + u32::from(sum >= 0xffff);
+    *bytes = ((word & 0xffff).wrapping_sub(1) | sum << 16).to_le_bytes();
 }
 
 /// Whether one host can have this address, and so send from it: not a network's own words (0/8), loopback, groups or
@@ -84,6 +85,33 @@ pub fn is_host(address: Ipv4Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::checksum::update;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_hop_changes_ttl_and_checksum_as_starting_over_would(mut header: [u8; MIN_HEADER], ttl in 2u8..) {
+            header[TTL] = ttl;
+            let (old, sum) = ([header[8], header[9]], [header[10], header[11]].map(u16::from));
+            let mut expected = header;
+            expected[TTL] -= 1;
+            let (old, new) = (u16::from_be_bytes(old), u16::from_be_bytes([expected[8], expected[9]]));
+            expected[10..12].copy_from_slice(&update(sum[0] << 8 | sum[1], old, new).to_be_bytes());
+            decrement_ttl(&mut header);
+            prop_assert_eq!(header, expected);
+        }
+    }
+
+    #[test]
+    fn the_checksums_two_zeroes() {
+        for (before, after) in [([0xfe, 0xff], [0, 0]), ([0xff, 0xff], [1, 0]), ([0xff, 0xfe], [0, 0xff])] {
+            let mut header = [0; MIN_HEADER];
+            header[TTL] = 2;
+            header[10..12].copy_from_slice(&before);
+            decrement_ttl(&mut header);
+            assert_eq!(header[10..12], after);
+        }
+    }
 
     #[test]
     fn hosts_are_told_from_what_no_host_can_be() {

@@ -8,6 +8,7 @@ pub mod ethernet;
 pub mod frame;
 pub mod ipv4;
 pub mod ipv6;
+pub mod plain;
 pub mod port;
 pub mod transport;
 

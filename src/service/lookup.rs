@@ -42,40 +42,62 @@ impl<A: Key> Key for Place<A> {
 
 /// Open addressing; at most half of the places are taken, so that a miss ends soon.
 #[derive(Debug)]
-struct Table<K, V>(Box<[Option<(K, V)>]>);
+struct Table<K, V> {
+    places: Box<[Option<(K, V)>]>,
+    /// The places' number less one: a mask.
+    last: usize,
+}
 
 impl<K: Key, V: Copy> Table<K, V> {
     /// The first of several entries with the same key stays.
     fn build(entries: impl Iterator<Item = (K, V)>) -> Table<K, V> {
         let entries: Vec<_> = entries.collect();
-        let mut places = vec![None; (entries.len() * 2).next_power_of_two().max(8)].into_boxed_slice();
+        let places = vec![None; (entries.len() * 2).next_power_of_two().max(8)].into_boxed_slice();
+        let mut table = Table { last: places.len() - 1, places };
         for (key, value) in entries {
-            let at = probe(&places, &key);
-            places[at].get_or_insert((key, value));
+            let at = table.probe(&key);
+            table.places[at].get_or_insert((key, value));
         }
-        Table(places)
+        table
     }
 
     #[inline(always)]
     fn find(&self, key: &K) -> Option<V> {
-        self.0[probe(&self.0, key)].map(|(_, value)| value)
+        self.places[self.probe(key)].map(|(_, value)| value)
+    }
+
+    /// Where the key is, or else the free place where it would be.
+    #[inline(always)]
+    fn probe(&self, key: &K) -> usize {
+        let mut at = (key.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & self.last;
+        while self.places[at].as_ref().is_some_and(|(found, _)| found != key) {
+            at = (at + 1) & self.last;
+        }
+        at
     }
 }
 
-/// Where the key is, or else the free place where it would be.
-#[inline(always)]
-fn probe<K: Key, V>(places: &[Option<(K, V)>], key: &K) -> usize {
-    let mask = places.len() - 1;
-    let mut at = (key.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
-    while places[at].as_ref().is_some_and(|(found, _)| found != key) {
-        at = (at + 1) & mask;
+/// An IPv4 place as one word; never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct PlaceV4(u64);
+
+impl PlaceV4 {
+    #[inline(always)]
+    const fn new(address: Ipv4Addr, port: u16, protocol: u8) -> PlaceV4 {
+        PlaceV4((address.to_bits() as u64) << 24 | (port as u64) << 8 | protocol as u64)
     }
-    at
+}
+
+impl Key for PlaceV4 {
+    #[inline(always)]
+    fn bits(&self) -> u64 {
+        self.0
+    }
 }
 
 #[derive(Debug)]
 pub struct ServiceLookup {
-    v4: Table<Place<Ipv4Addr>, ServiceId>,
+    v4: Table<PlaceV4, ServiceId>,
     v6: Table<Place<Ipv6Addr>, ServiceId>,
     addresses_v4: Table<Ipv4Addr, ()>,
     addresses_v6: Table<Ipv6Addr, ()>,
@@ -85,7 +107,7 @@ impl ServiceLookup {
     /// The caller has seen that no two services have the same address, port and protocol.
     pub fn build(services: impl Iterator<Item = (IpAddr, u16, u8, ServiceId)> + Clone) -> ServiceLookup {
         let v4 = services.clone().filter_map(|(address, port, protocol, id)| match address {
-            IpAddr::V4(address) => Some((Place { address, port, protocol }, id)),
+            IpAddr::V4(address) => Some((PlaceV4::new(address, port, protocol), id)),
             IpAddr::V6(_) => None,
         });
         let v6 = services.filter_map(|(address, port, protocol, id)| match address {
@@ -93,7 +115,7 @@ impl ServiceLookup {
             IpAddr::V6(address) => Some((Place { address, port, protocol }, id)),
         });
         ServiceLookup {
-            addresses_v4: Table::build(v4.clone().map(|(place, _)| (place.address, ()))),
+            addresses_v4: Table::build(v4.clone().map(|(place, _)| (Ipv4Addr::from_bits((place.0 >> 24) as u32), ()))),
             addresses_v6: Table::build(v6.clone().map(|(place, _)| (place.address, ()))),
             v4: Table::build(v4),
             v6: Table::build(v6),
@@ -102,7 +124,7 @@ impl ServiceLookup {
 
     #[inline(always)]
     pub fn find_v4(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<ServiceId> {
-        self.v4.find(&Place { address, port, protocol })
+        self.v4.find(&PlaceV4::new(address, port, protocol))
     }
 
     #[inline(always)]

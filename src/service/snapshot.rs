@@ -73,7 +73,7 @@ pub struct Real {
     /// New connections may go to it, weight permitting.
     pub answers: bool,
     pub weight: u16,
-    /// Of the port that leads to it.
+    /// Of the port that leads to it; zero, so that no packet fits, when it has no MAC address.
     pub mtu: u16,
     pub service: ServiceId,
     pub address: IpAddr,
@@ -222,7 +222,7 @@ fn lay_out(plan: &RealPlan, service: ServiceId, station: &Station) -> Real {
         has_mac,
         answers,
         weight: plan.weight,
-        mtu: station.mtu,
+        mtu: if has_mac { station.mtu } else { 0 },
         service,
         address: plan.address,
         port: plan.port,

@@ -1,7 +1,7 @@
 //! Comparing a key with the four of a bucket: by AVX2, by SSE4.2, and in plain code for every other machine. Which of
 //! them is found out once; each says the same.
 
-use super::memory::{Bucket, Region};
+use super::memory::Bucket;
 
 /// The quad of a bucket that holds values: every other one is a part of the keys.
 pub const VALUES: usize = 1;
@@ -20,6 +20,20 @@ enum Way {
     Portable,
 }
 
+/// A way to compare as a type, so that work is compiled for it.
+pub trait Lanes: Copy {
+    /// The entries of the bucket that have this key, one bit each, without a branch: which one it is cannot be
+    /// predicted.
+    fn matches<const QUADS: usize>(self, bucket: &Bucket<QUADS>, key: &[u64; QUADS]) -> u32;
+}
+
+/// What is done with one of the ways. `run` wants to be `#[inline(always)]`: then all that is inlined into it is
+/// compiled for the instructions of the way.
+pub trait Work {
+    type Answer;
+    fn run<L: Lanes>(self, lanes: L) -> Self::Answer;
+}
+
 impl Probe {
     pub const PORTABLE: Probe = Probe(Way::Portable);
 
@@ -27,7 +41,8 @@ impl Probe {
     pub fn all() -> impl Iterator<Item = Probe> {
         #[cfg(target_arch = "x86_64")]
         let special = [
-            std::arch::is_x86_feature_detected!("avx2").then_some(Probe(Way::Avx2)),
+            (std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi2"))
+                .then_some(Probe(Way::Avx2)),
             std::arch::is_x86_feature_detected!("sse4.2").then_some(Probe(Way::Sse42)),
         ];
         #[cfg(not(target_arch = "x86_64"))]
@@ -49,29 +64,33 @@ impl Probe {
         }
     }
 
-    /// Probes the bucket that each hash chooses, and tells which of its entries have the key (one bit an entry). The
-    /// way is decided once for all of them: the comparison itself is inlined.
+    /// Does some work in this way. The way is decided once for all of it.
     #[inline]
-    pub fn burst<const QUADS: usize>(
-        self,
-        region: &Region<QUADS>,
-        wanted: impl Iterator<Item = ([u64; QUADS], u32)>,
-        tell: impl FnMut(u32),
-    ) {
+    pub fn run<W: Work>(self, work: W) -> W::Answer {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a Probe of this way is only made where the CPU was found to have it. For speed: a third of the
             // instructions of the portable comparison.
-            Way::Avx2 => unsafe { burst_avx2(region, wanted, tell) },
+            Way::Avx2 => unsafe { run_avx2(work) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Way::Sse42 => unsafe { burst_sse42(region, wanted, tell) },
-            Way::Portable => each(region, wanted, tell, matches),
+            Way::Sse42 => unsafe { run_sse42(work) },
+            Way::Portable => work.run(Portable),
         }
     }
 }
 
-/// The entries of the bucket that have this key, one bit each, without a branch: which one it is cannot be predicted.
+#[derive(Clone, Copy)]
+struct Portable;
+
+impl Lanes for Portable {
+    #[inline(always)]
+    fn matches<const QUADS: usize>(self, bucket: &Bucket<QUADS>, key: &[u64; QUADS]) -> u32 {
+        matches(bucket, key)
+    }
+}
+
+/// In plain code.
 #[inline(always)]
 pub fn matches<const QUADS: usize>(bucket: &Bucket<QUADS>, key: &[u64; QUADS]) -> u32 {
     let mut found = 0b1111;
@@ -83,58 +102,66 @@ pub fn matches<const QUADS: usize>(bucket: &Bucket<QUADS>, key: &[u64; QUADS]) -
     found
 }
 
-#[inline(always)]
-fn each<const QUADS: usize>(
-    region: &Region<QUADS>,
-    wanted: impl Iterator<Item = ([u64; QUADS], u32)>,
-    mut tell: impl FnMut(u32),
-    matches: impl Fn(&Bucket<QUADS>, &[u64; QUADS]) -> u32,
-) {
-    for (key, hash) in wanted {
-        tell(matches(region.choose(hash), &key));
-    }
-}
-
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn burst_avx2<const QUADS: usize>(
-    region: &Region<QUADS>,
-    wanted: impl Iterator<Item = ([u64; QUADS], u32)>,
-    tell: impl FnMut(u32),
-) {
-    use std::arch::x86_64::*;
-    each(region, wanted, tell, |bucket, key| {
-        let mut equal = _mm256_set1_epi64x(-1);
-        for quad in (0..QUADS).filter(|quad| *quad != VALUES) {
-            // SAFETY: 32 bytes of a live bucket, which is aligned to 64 and has its quads in a row.
-            let entries = unsafe { _mm256_load_si256(std::ptr::from_ref(&bucket.0[quad]).cast()) };
-            equal = _mm256_and_si256(equal, _mm256_cmpeq_epi64(entries, _mm256_set1_epi64x(key[quad] as i64)));
-        }
-        _mm256_movemask_pd(_mm256_castsi256_pd(equal)) as u32
-    });
+#[target_feature(enable = "avx2,bmi2")]
+fn run_avx2<W: Work>(work: W) -> W::Answer {
+    work.run(Avx2)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2")]
-fn burst_sse42<const QUADS: usize>(
-    region: &Region<QUADS>,
-    wanted: impl Iterator<Item = ([u64; QUADS], u32)>,
-    tell: impl FnMut(u32),
-) {
-    use std::arch::x86_64::*;
-    each(region, wanted, tell, |bucket, key| {
-        let mut equal = [_mm_set1_epi64x(-1); 2];
-        for quad in (0..QUADS).filter(|quad| *quad != VALUES) {
-            let word = _mm_set1_epi64x(key[quad] as i64);
-            for (half, equal) in equal.iter_mut().enumerate() {
-                // SAFETY: half of the 32 bytes of a live bucket's quad, aligned to 16.
-                let entries = unsafe { _mm_load_si128(std::ptr::from_ref(&bucket.0[quad][2 * half]).cast()) };
-                *equal = _mm_and_si128(*equal, _mm_cmpeq_epi64(entries, word));
+fn run_sse42<W: Work>(work: W) -> W::Answer {
+    work.run(Sse42)
+}
+
+/// Made in `run_avx2` alone, where the CPU has it.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Avx2;
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes for Avx2 {
+    #[inline(always)]
+    fn matches<const QUADS: usize>(self, bucket: &Bucket<QUADS>, key: &[u64; QUADS]) -> u32 {
+        use std::arch::x86_64::*;
+        // SAFETY: whoever has an Avx2 is called by `run_avx2`; the loads are 32 bytes of a live bucket, which is
+        // aligned to 64 and has its quads in a row.
+        unsafe {
+            let mut equal = _mm256_set1_epi64x(-1);
+            for quad in (0..QUADS).filter(|quad| *quad != VALUES) {
+                let entries = _mm256_load_si256(std::ptr::from_ref(&bucket.0[quad]).cast());
+                equal = _mm256_and_si256(equal, _mm256_cmpeq_epi64(entries, _mm256_set1_epi64x(key[quad] as i64)));
             }
+            _mm256_movemask_pd(_mm256_castsi256_pd(equal)) as u32
         }
-        let half = |equal| _mm_movemask_pd(_mm_castsi128_pd(equal)) as u32;
-        half(equal[0]) | half(equal[1]) << 2
-    });
+    }
+}
+
+/// Made in `run_sse42` alone, where the CPU has it.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Sse42;
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes for Sse42 {
+    #[inline(always)]
+    fn matches<const QUADS: usize>(self, bucket: &Bucket<QUADS>, key: &[u64; QUADS]) -> u32 {
+        use std::arch::x86_64::*;
+        // SAFETY: whoever has a Sse42 is called by `run_sse42`; the loads are halves of a live bucket's quads, aligned
+        // to 16.
+        unsafe {
+            let mut equal = [_mm_set1_epi64x(-1); 2];
+            for quad in (0..QUADS).filter(|quad| *quad != VALUES) {
+                let word = _mm_set1_epi64x(key[quad] as i64);
+                for (half, equal) in equal.iter_mut().enumerate() {
+                    let entries = _mm_load_si128(std::ptr::from_ref(&bucket.0[quad][2 * half]).cast());
+                    *equal = _mm_and_si128(*equal, _mm_cmpeq_epi64(entries, word));
+                }
+            }
+            let half = |equal| _mm_movemask_pd(_mm_castsi128_pd(equal)) as u32;
+            half(equal[0]) | half(equal[1]) << 2
+        }
+    }
 }
 
 #[cfg(test)]
@@ -147,12 +174,17 @@ mod tests {
         prop_oneof![Just(0), Just(1), Just(1 << 32), Just(u64::MAX), Just(1 << 63)]
     }
 
+    struct Ask<const QUADS: usize>(Bucket<QUADS>, [u64; QUADS]);
+
+    impl<const QUADS: usize> Work for Ask<QUADS> {
+        type Answer = u32;
+        fn run<L: Lanes>(self, lanes: L) -> u32 {
+            lanes.matches(&self.0, &self.1)
+        }
+    }
+
     fn told<const QUADS: usize>(probe: Probe, bucket: Bucket<QUADS>, key: [u64; QUADS]) -> u32 {
-        let mut region = Region::allocate(1, 0, false, None).unwrap();
-        region[0] = bucket;
-        let mut told = Vec::new();
-        probe.burst(&region, [(key, 7)].into_iter(), |found| told.push(found));
-        told[0]
+        probe.run(Ask(bucket, key))
     }
 
     fn by_hand<const QUADS: usize>(bucket: Bucket<QUADS>, key: [u64; QUADS]) -> u32 {

@@ -91,17 +91,17 @@ impl<Q: Queue> Worker<Q> {
 
     /// One burst of one port, to its end.
     fn serve(&mut self, now: Now, port: usize) -> bool {
-        // Also when nothing has come: an idle worker keeps no old snapshot.
-        self.snapshot.read();
         let mut frames = Burst::new();
         self.sides[port].queue.receive(&mut frames);
         if frames.is_empty() {
+            // An idle worker keeps no old snapshot either.
+            self.snapshot.read();
             return false;
         }
-        let counters = &self.ledger.frames;
-        counters.received.add(frames.len() as u64);
-        counters.received_bytes.add(frames.iter().map(|frame| frame.wire_len() as u64).sum());
-        self.decide(now, port as u8, frames);
+        let bytes = weigh(&frames);
+        self.ledger.frames.received.add(frames.len() as u64);
+        self.ledger.frames.received_bytes.add(bytes);
+        self.decide(now, port as u8, &mut frames, bytes);
         true
     }
 
@@ -110,16 +110,24 @@ impl<Q: Queue> Worker<Q> {
         let mut frames = Burst::new();
         let Some(port) = self.links.take(other, &mut frames) else { return false };
         self.ledger.frames.handed_in.add(frames.len() as u64);
-        self.decide(now, port, frames);
+        let bytes = weigh(&frames);
+        self.decide(now, port, &mut frames, bytes);
         true
     }
 
-    /// What becomes of frames that came in by `port`, to the end.
-    fn decide(&mut self, now: Now, port: u8, mut frames: Burst<Q::Frame>) {
+    /// What becomes of frames that came in by `port`, so many bytes, to the end.
+    fn decide(&mut self, now: Now, port: u8, frames: &mut Burst<Q::Frame>, bytes: u64) {
         let snapshot = self.snapshot.read();
-        let verdicts = self.director.decide(now, &snapshot.stations[usize::from(port)], snapshot, &mut frames);
-        for (frame, verdict) in frames.into_iter().zip(verdicts) {
-            self.dispatch(port, frame, verdict);
+        let verdicts = self.director.decide(now, &snapshot.stations[usize::from(port)], snapshot, frames);
+        let verdicts = &verdicts[..frames.len()];
+        if let [Verdict::Forward { port: egress }, ..] = verdicts[..]
+            && verdicts.iter().all(|verdict| *verdict == verdicts[0])
+        {
+            // Nearly always: the burst leaves as it came.
+            return send_forwarded(&self.ledger, &mut self.sides[usize::from(egress)].queue, frames, bytes);
+        }
+        for (frame, verdict) in frames.drain(..).zip(verdicts) {
+            self.dispatch(port, frame, *verdict);
         }
         self.flush();
         if let Some((handed, lost)) = self.links.send(port) {
@@ -147,13 +155,13 @@ impl<Q: Queue> Worker<Q> {
         }
     }
 
-    /// Sends what the burst left behind; what a port does not take is dropped by name.
+    /// Sends what the burst left behind.
     fn flush(&mut self) {
-        let counters = &self.ledger.frames;
-        let full = &counters.dropped[DropReason::TxQueueFull as usize];
         for side in &mut self.sides {
-            let bytes = send(side, &counters.forwarded, full);
-            counters.forwarded_bytes.add(bytes);
+            if !side.leaving.is_empty() {
+                let bytes = weigh(&side.leaving);
+                send_forwarded(&self.ledger, &mut side.queue, &mut side.leaving, bytes);
+            }
         }
     }
 
@@ -172,7 +180,7 @@ impl<Q: Queue> Worker<Q> {
             }
         }
         for side in &mut self.sides {
-            send(side, &counters.originated_sent, &counters.originated_dropped);
+            send(&mut side.queue, &mut side.leaving, &counters.originated_sent, &counters.originated_dropped);
         }
         true
     }
@@ -198,21 +206,28 @@ impl<Q: Queue> Worker<Q> {
     }
 }
 
-/// Sends what is leaving by this side, and says how many bytes that was. A port that is full gets a second chance.
-fn send<Q: Queue>(side: &mut Side<Q>, sent: &Counter, refused: &Counter) -> u64 {
-    if side.leaving.is_empty() {
+/// Sends forwarded frames, so many bytes; what the port does not take is dropped by name.
+fn send_forwarded<Q: Queue>(ledger: &Ledger, queue: &mut Q, frames: &mut Burst<Q::Frame>, bytes: u64) {
+    let counters = &ledger.frames;
+    let full = &counters.dropped[DropReason::TxQueueFull as usize];
+    let unsent = send(queue, frames, &counters.forwarded, full);
+    counters.forwarded_bytes.add(bytes - unsent);
+}
+
+/// Sends all of these, and says how many bytes were not. A port that is full gets a second chance.
+fn send<Q: Queue>(queue: &mut Q, frames: &mut Burst<Q::Frame>, sent: &Counter, refused: &Counter) -> u64 {
+    let count = frames.len();
+    queue.send(frames);
+    if frames.is_empty() {
+        sent.add(count as u64);
         return 0;
     }
-    let (count, bytes) = (side.leaving.len(), weigh(&side.leaving));
-    side.queue.send(&mut side.leaving);
-    if !side.leaving.is_empty() {
-        side.queue.send(&mut side.leaving);
-    }
-    let (left, unsent) = (side.leaving.len(), weigh(&side.leaving));
-    side.leaving.clear();
+    queue.send(frames);
+    let (left, unsent) = (frames.len(), weigh(frames));
+    frames.clear();
     sent.add((count - left) as u64);
     refused.add(left as u64);
-    bytes - unsent
+    unsent
 }
 
 fn weigh<F: Frame>(frames: &Burst<F>) -> u64 {

@@ -14,6 +14,8 @@ pub trait Key<const QUADS: usize>: Copy + Eq {
 
 /// A key of a client's conversation with a service.
 pub trait ClientKey<const QUADS: usize>: Key<QUADS> {
+    /// Whether it can be of IPv6.
+    const MAY_BE_V6: bool;
     /// The client's address.
     fn source(self) -> IpAddr;
     fn service(self) -> Option<ServiceId>;
@@ -66,6 +68,8 @@ impl FlowKey {
 }
 
 impl ClientKey<2> for FlowKey {
+    const MAY_BE_V6: bool = false;
+
     #[inline(always)]
     fn source(self) -> IpAddr {
         self.client().0.into()
@@ -149,6 +153,8 @@ impl WideKey {
 }
 
 impl ClientKey<4> for WideKey {
+    const MAY_BE_V6: bool = true;
+
     #[inline(always)]
     fn source(self) -> IpAddr {
         self.client().0

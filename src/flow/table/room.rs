@@ -20,7 +20,7 @@ impl<const QUADS: usize, K: Key<QUADS>> Table<K, QUADS> {
     #[inline(always)]
     pub(super) fn dead_slot(&mut self, place: usize, tick: u32, expired: &mut impl FnMut(K, Pin)) -> Option<Slot> {
         let values = &self.buckets[place].0[VALUES];
-        let entry = (0..SLOTS).find(|entry| Pin(values[*entry]).left(tick) == 0)?;
+        let entry = (0..SLOTS).find(|entry| !Pin(values[*entry]).lives(tick))?;
         self.clear(Slot::new(place, entry), expired);
         Some(Slot::new(place, entry))
     }

@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestCaseResult};
 
 use super::*;
+use crate::flow::timeout_ticks;
 use crate::service::ServiceId;
+use crate::sys::probe::Work;
 
 const SECRET: [u64; 2] = [0x2b7e_1516_28ae_d2a6, 0xabf7_1588_09cf_4f3c];
 /// CLOSE lives ten seconds.
@@ -38,8 +40,32 @@ fn wide_key(client: u32) -> WideKey {
     }
 }
 
+/// Of a flow that had its last packet then.
 fn pin(real: u16, seen: u32) -> Pin {
-    Pin::new(RealId(real), FlowState::Close, seen)
+    Pin::new(RealId(real), FlowState::Close, seen + LIFE)
+}
+
+struct Seek<'t, K: Key<Q>, const Q: usize>(&'t Table<K, Q>, &'t [(K, Hash)], &'t mut [Hint]);
+
+impl<K: Key<Q>, const Q: usize> Work for Seek<'_, K, Q> {
+    type Answer = ();
+    fn run<L: Lanes>(self, lanes: L) {
+        self.0.seek_burst(lanes, self.1, self.2);
+    }
+}
+
+struct FindAt<'t, K: Key<Q>, const Q: usize>(&'t Table<K, Q>, Hint, (K, Hash), u32);
+
+impl<K: Key<Q>, const Q: usize> Work for FindAt<'_, K, Q> {
+    type Answer = Option<(Slot, Pin)>;
+    fn run<L: Lanes>(self, lanes: L) -> Option<(Slot, Pin)> {
+        let FindAt(table, hint, (key, hash), tick) = self;
+        let found = table.find_at(lanes, hint, key, tick);
+        if let Some(found) = found {
+            assert_eq!(table.find(key, hash, tick), Some(found));
+        }
+        found.or_else(|| table.find(key, hash, tick))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -94,7 +120,7 @@ impl<K: Key<QUADS> + std::hash::Hash + Debug, const QUADS: usize> Twins<K, QUADS
             Step::Sweep(count) => self.table.sweep(self.tick, count, |key, pin| ended.push((key, pin))),
             Step::Seek(client) => {
                 let wanted = (key_of(client), self.table.hash(key_of(client)));
-                self.table.seek_burst(&[wanted], std::slice::from_mut(&mut self.hint));
+                self.table.probe().run(Seek(&self.table, &[wanted], std::slice::from_mut(&mut self.hint)));
             }
             Step::Packet { client, real, hinted } => self.packet(key_of(client), real, hinted, &mut ended)?,
         }
@@ -111,7 +137,7 @@ impl<K: Key<QUADS> + std::hash::Hash + Debug, const QUADS: usize> Twins<K, QUADS
         let (hash, tick) = (self.table.hash(key), self.tick);
         let living = self.model.get(&key).copied().filter(|pin| pin.left(tick) > 0);
         let found = match hinted {
-            true => self.table.find_at(self.hint, key, hash, tick),
+            true => self.table.probe().run(FindAt(&self.table, self.hint, (key, hash), tick)),
             false => self.table.find(key, hash, tick),
         };
         prop_assert_eq!(found.map(|found| found.1), living);
@@ -119,7 +145,7 @@ impl<K: Key<QUADS> + std::hash::Hash + Debug, const QUADS: usize> Twins<K, QUADS
         if let Some((slot, _)) = found {
             self.table.update(slot, pin);
             self.model.insert(key, pin);
-        } else if self.table.insert(key, hash, pin, |key, pin| ended.push((key, pin))).is_ok() {
+        } else if self.table.insert(key, hash, pin, tick, |key, pin| ended.push((key, pin))).is_ok() {
             if let Some(old) = ended.iter().position(|(other, _)| *other == key) {
                 let (_, old) = ended.remove(old);
                 prop_assert_eq!(self.model.remove(&key), Some(old));
@@ -195,7 +221,7 @@ fn key_of(client: u32) -> FlowKey {
 fn fill<K: Key<QUADS>, const QUADS: usize>(table: &mut Table<K, QUADS>, key_of: impl Fn(u32) -> K) -> usize {
     for client in 0u32.. {
         let key = key_of(client.wrapping_mul(2_654_435_761));
-        if table.insert(key, table.hash(key), pin(1, 5), |_, _| panic!("nothing has run out")).is_err() {
+        if table.insert(key, table.hash(key), pin(1, 5), 5, |_, _| panic!("nothing has run out")).is_err() {
             break;
         }
     }
@@ -234,7 +260,7 @@ fn a_full_table_of_the_dead_takes_the_living() {
     let mut table = table(1_000);
     let mut client = 0;
     while let key = key(client, 1)
-        && table.insert(key, table.hash(key), pin(1, 0), |_, _| ()).is_ok()
+        && table.insert(key, table.hash(key), pin(1, 0), 0, |_, _| ()).is_ok()
     {
         client += 1;
     }
@@ -243,7 +269,7 @@ fn a_full_table_of_the_dead_takes_the_living() {
     let again = full * 9 / 10;
     for client in 0..again as u32 {
         let key = key(client, 2);
-        table.insert(key, table.hash(key), pin(2, LIFE), |_, _| ended += 1).expect("only the dead are here");
+        table.insert(key, table.hash(key), pin(2, LIFE), LIFE, |_, _| ended += 1).expect("only the dead are here");
     }
     assert_eq!(table.len(), full + again - ended);
     table.sweep(LIFE, table.buckets(), |_, pin| {
@@ -259,14 +285,14 @@ fn a_flood_evicts_nobody() {
     let mut table = table(10_000);
     let established = 1_000u32;
     for client in 0..established {
-        let pin = Pin::new(RealId(client as u16), FlowState::Established, 0);
-        table.insert(key(client, 1), table.hash(key(client, 1)), pin, |_, _| ()).expect("the table is empty");
+        let pin = Pin::new(RealId(client as u16), FlowState::Established, timeout_ticks(FlowState::Established));
+        table.insert(key(client, 1), table.hash(key(client, 1)), pin, 0, |_, _| ()).expect("the table is empty");
     }
     let mut refused = 0;
     for client in 0..100_000 {
         let (key, tick) = (key(client, 2), client / 1_000);
         let expired = |key: FlowKey, _| assert_eq!(key.client().1, 2, "an established flow was evicted");
-        refused += u32::from(table.insert(key, table.hash(key), pin(1, tick), expired).is_err());
+        refused += u32::from(table.insert(key, table.hash(key), pin(1, tick), tick, expired).is_err());
     }
     assert!(refused > 0, "it was no flood");
     for client in 0..established {
@@ -287,12 +313,12 @@ fn a_burst_finds_what_one_by_one_finds() {
         let (mut first, mut right) = (0, 0);
         for burst in wanted.chunks(150) {
             let mut hints = [Hint::default(); 150];
-            table.seek_burst(burst, &mut hints);
+            probe.run(Seek(&table, burst, &mut hints));
             for ((key, hash), hint) in burst.iter().zip(hints) {
                 let found = table.find(*key, *hash, 5);
-                assert_eq!(table.find_at(hint, *key, *hash, 5), found);
+                assert_eq!(probe.run(FindAt(&table, hint, (*key, *hash), 5)), found);
                 let place = found.map(|(slot, _)| slot.bucket());
-                right += usize::from(place == Some(table.buckets.place(hint.0)));
+                right += usize::from(place == Some(hint.0 as usize));
                 first += usize::from(place == Some(table.first(*hash)));
             }
         }

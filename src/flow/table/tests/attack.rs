@@ -138,8 +138,10 @@ fn structured_keys_find_room() {
         let mut table = FlowTable::new(12_000, false, secret(number)).unwrap();
         for client in 0..table.slots() as u64 * 85 / 100 {
             let key = narrow(structure(client));
-            let pin = Pin::new(RealId(1), FlowState::Udp, 1);
-            table.insert(key, table.hash(key), pin, |_, _| ()).unwrap_or_else(|_| panic!("{name}: full at {client}"));
+            let pin = Pin::new(RealId(1), FlowState::Udp, 100);
+            table
+                .insert(key, table.hash(key), pin, 1, |_, _| ())
+                .unwrap_or_else(|_| panic!("{name}: full at {client}"));
         }
         assert_eq!(table.stashed(), 0, "{name}");
     }
