@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Now;
+use crate::clock::{Now, TICKS_PER_SECOND};
 use crate::counters::{Ledger, Traffic};
 use crate::flow::{
     ClientKey, Event, FlowKey, FlowState, FlowTable, Hash, Hint, Lanes, Owners, Pin, Slot, Table, TableFull, Timeouts,
@@ -22,6 +22,8 @@ use crate::verdict::{DropReason, Verdict};
 
 /// How long the sweep takes to come round the whole table.
 const SWEEP_ROUND: Duration = Duration::from_secs(10);
+/// How long a connection waits for its second packet while too many do; the kernel gives a new entry as much.
+const HURRIED_TICKS: u32 = 3 * TICKS_PER_SECOND;
 /// How long after a connection that got no entry others like it may still be about.
 const STATELESS_TICKS: u32 = timeout_ticks(FlowState::Established);
 
@@ -192,15 +194,18 @@ impl<F: Frame> Work for Decision<'_, F> {
         let Decision { director, now, station, snapshot, frames, verdicts } = self;
         let (mut narrow, mut wide) = (director.narrow_room.empty(), director.wide_room.empty());
         let (flows, wide_flows, owners) = (&director.flows, &director.wide, director.owners);
-        let gate = Gate::new(station.mac, station.vlan);
+        let gates = [ethernet::IPV4, ethernet::IPV6].map(|kind| Gate::new(station.mac, station.vlan, kind));
         for ((frame, verdict), place) in frames.iter().zip(verdicts.iter_mut()).zip(0u8..) {
-            let decided = match recognise_plain(&gate, snapshot, frame, place) {
-                Some((key, note)) => expect(flows, owners, &mut narrow, key, note),
-                None => match recognise(station, snapshot, frame, place) {
+            let decided = if let Some((key, note)) = recognise_plain_v4(&gates[0], snapshot, frame, place) {
+                expect(flows, owners, &mut narrow, key, note)
+            } else if let Some((key, note)) = recognise_plain_v6(&gates[1], snapshot, frame, place) {
+                expect(wide_flows, owners, &mut wide, key, note)
+            } else {
+                match recognise(station, snapshot, frame, place) {
                     Recognised::V4(key, note) => expect(flows, owners, &mut narrow, key, note),
                     Recognised::V6(key, note) => expect(wide_flows, owners, &mut wide, key, note),
                     Recognised::Decided(verdict) => Some(verdict),
-                },
+                }
             };
             *verdict = decided.unwrap_or(UNDECIDED);
         }
@@ -425,7 +430,7 @@ impl Choosing {
         let pin = self.pin(real, FlowState::None.on(candidate.note.event), scene.tick);
         let ended = |key: K, old| self.ended(scene.ledger, key.service(), old);
         flows.insert(candidate.key(), candidate.hash(), pin, scene.tick, ended)?;
-        self.half_open += usize::from(is_half_open(pin));
+        self.count_half_open(usize::from(is_half_open(pin)), 0);
         scene.ledger.flow_began(candidate.key().service(), pin);
         Ok(())
     }
@@ -457,7 +462,7 @@ impl Choosing {
 
     #[cold]
     fn note_change(&mut self, ledger: &Ledger, service: Option<ServiceId>, old: Pin, new: Pin) {
-        self.half_open = self.half_open + usize::from(is_half_open(new)) - usize::from(is_half_open(old));
+        self.count_half_open(usize::from(is_half_open(new)), usize::from(is_half_open(old)));
         if old.real() != new.real() {
             ledger.flow_moved(service, old, new);
         } else if old.state().is_active() != new.state().is_active() {
@@ -465,8 +470,16 @@ impl Choosing {
         }
     }
 
+    /// With more than half of the half-open connections that may have an entry, SYNs wait for seconds, not a minute.
+    fn count_half_open(&mut self, more: usize, fewer: usize) {
+        self.half_open = self.half_open + more - fewer;
+        let hurried = self.half_open > self.half_open_most / 2;
+        let patience = if hurried { HURRIED_TICKS } else { timeout_ticks(FlowState::SynRecv) };
+        self.timeouts.set(FlowState::SynRecv, patience);
+    }
+
     fn ended(&mut self, ledger: &Ledger, service: Option<ServiceId>, pin: Pin) {
-        self.half_open -= usize::from(is_half_open(pin));
+        self.count_half_open(0, usize::from(is_half_open(pin)));
         ledger.flow_ended(service, pin);
     }
 
@@ -520,15 +533,25 @@ fn stateless_way<K: ClientKey<Q>, const Q: usize>(snapshot: &Snapshot, key: K) -
     chosen.map(|real| Way::Stateless(RealId(real))).ok_or_else(|| nobody(service, snapshot))
 }
 
-/// A plain packet for a service; none: it is for `recognise`.
+/// A plain packet for a service; none: it is for somebody below.
 #[inline(always)]
-fn recognise_plain<F: Frame>(gate: &Gate, snapshot: &Snapshot, frame: &F, place: u8) -> Option<(FlowKey, Note)> {
-    let plain = gate.admit(frame.bytes(), frame.wire_len())?;
+fn recognise_plain_v4<F: Frame>(gate: &Gate, snapshot: &Snapshot, frame: &F, place: u8) -> Option<(FlowKey, Note)> {
+    let plain = gate.admit_v4(frame.bytes(), frame.wire_len())?;
     let ((client, source), (address, port)) = (plain.source(), plain.destination());
     let service = snapshot.find_v4(address, port, plain.protocol())?;
     let event = plain.tcp_flags().map_or(Event::Datagram, Event::of_tcp);
     let packet = dr::Packet::new(gate.network(), plain.ttl(), plain.total_len(), false);
     Some((FlowKey::new(client, source, service), Note { packet, event, place }))
+}
+
+#[inline(always)]
+fn recognise_plain_v6<F: Frame>(gate: &Gate, snapshot: &Snapshot, frame: &F, place: u8) -> Option<(WideKey, Note)> {
+    let plain = gate.admit_v6(frame.bytes(), frame.wire_len())?;
+    let ((client, source), (address, port)) = (plain.source(), plain.destination());
+    let service = snapshot.find_v6(address, port, plain.protocol())?;
+    let event = plain.tcp_flags().map_or(Event::Datagram, Event::of_tcp);
+    let packet = dr::Packet::new(gate.network(), plain.hop_limit(), plain.total_len(), true);
+    Some((WideKey::ipv6(client, source, service), Note { packet, event, place }))
 }
 
 /// What any frame is, by its headers alone: a packet for a service, or else the verdict.

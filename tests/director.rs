@@ -397,6 +397,30 @@ fn half_open_connections_have_a_limit_and_take_no_room_from_others() {
     assert_eq!(ledger.frames.stateless.get(), 3953);
 }
 
+/// Under a flood a SYN that nothing follows keeps its entry for three seconds, else for the kernel's minute.
+#[test]
+fn a_flood_of_half_open_connections_passes_quickly() {
+    let snapshot = snapshot();
+    let ledger = common::ledger(&snapshot);
+    let table = FlowTable::new(1000, false, [3, 5]).unwrap();
+    let mut director = Director::new(common::tables(table), 100, &snapshot, 0, ledger.clone());
+    let mut send = |now, ports: std::ops::Range<u16>, flags| {
+        ports
+            .for_each(|port| assert_eq!(decide_at(&mut director, &snapshot, now, tcp(port, flags).build()).0, FORWARD));
+        director.sweep(now, usize::MAX);
+        ledger.frames.flows.get()
+    };
+    let at = Now::from_secs;
+    assert_eq!(send(at(1), 1..51, SYN), 50);
+    assert_eq!(send(at(1), 100..150, SYN), 100, "up to the limit");
+    // Sent again, as a flood may, they wait no longer.
+    assert_eq!(send(at(2), 120..150, SYN), 100);
+    assert_eq!(send(at(20), 1..1, SYN), 51, "of the second half all but the first, which was not yet too many");
+    assert_eq!(send(at(60), 60_000..60_001, SYN), 51 + 1);
+    assert_eq!(send(at(60), 1..10, ACK), 52, "those that go on are established");
+    assert_eq!(send(at(75), 1..1, SYN), 9, "the others waited for a minute, the last of them in a hurry");
+}
+
 fn some_frame() -> impl Strategy<Value = Vec<u8>> {
     let good = (1u16..50, any::<u8>(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..60), 0usize..3)
         .prop_map(|(port, flags, is_udp, payload, options)| {

@@ -193,6 +193,10 @@ impl Timeouts {
     pub const fn ticks(&self, state: FlowState) -> u32 {
         self.0[state as usize]
     }
+
+    pub const fn set(&mut self, state: FlowState, ticks: u32) {
+        self.0[state as usize] = ticks;
+    }
 }
 
 #[cfg(test)]
