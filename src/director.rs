@@ -16,8 +16,7 @@ use crate::flow::{
 use crate::forward::dr;
 use crate::packet::plain::Gate;
 use crate::packet::{BURST, Burst, Frame, ethernet, ipv4, ipv6, transport};
-use crate::service::maglev::mix;
-use crate::service::{Real, RealId, Schedule, Service, ServiceId, Snapshot, Station};
+use crate::service::{Load, Member, RealId, Schedule, Service, ServiceId, Snapshot, Start, Station};
 use crate::verdict::{DropReason, Verdict};
 
 /// How long the sweep takes to come round the whole table.
@@ -222,7 +221,8 @@ impl Director {
     /// `worker` is the number of the core's worker: it sets where its schedulers start. `half_open` is how many
     /// connections may have an entry that have sent nothing but a SYN.
     pub fn new(tables: Tables, half_open: usize, snapshot: &Snapshot, worker: usize, ledger: Arc<Ledger>) -> Director {
-        let start = |service: &Service| Schedule::start(service, &snapshot.reals, worker);
+        let begin = Start { worker, addresses: 1, ..Start::default() };
+        let start = |service: &Service| Schedule::start(service.scheduler, &service.roster, begin);
         let choosing = Choosing {
             schedules: snapshot.services.iter().map(start).collect(),
             timeouts: Timeouts::default(),
@@ -379,7 +379,7 @@ impl Choosing {
             Some((slot, pin)) if !candidate.note.event.opens() || scene.snapshot.real(pin.real()).answers => {
                 Ok(Way::Known(slot, pin, pin.real()))
             }
-            Some((slot, pin)) => Ok(Way::Known(slot, pin, self.choose(scene.snapshot, candidate.key().service())?)),
+            Some((slot, pin)) => Ok(Way::Known(slot, pin, self.choose(scene, candidate.key())?)),
             None => self.way_of_unknown(flows, scene, candidate),
         }
     }
@@ -403,7 +403,7 @@ impl Choosing {
         }
         let crowded = candidate.note.event == Event::Syn && self.half_open >= self.half_open_most;
         if !crowded {
-            let real = self.choose(snapshot, candidate.key().service())?;
+            let real = self.choose(scene, candidate.key())?;
             if self.enter(flows, scene, candidate, real).is_ok() {
                 return Ok(Way::New(real));
             }
@@ -413,10 +413,13 @@ impl Choosing {
     }
 
     /// The real for a new connection, or why there is none.
-    fn choose(&mut self, snapshot: &Snapshot, service: Option<ServiceId>) -> Result<RealId, DropReason> {
-        let service = service.map(|id| snapshot.service(id)).ok_or(DropReason::NoService)?;
+    fn choose<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K) -> Result<RealId, DropReason> {
+        let service = key.service().map(|id| scene.snapshot.service(id)).ok_or(DropReason::NoService)?;
         let schedule = self.schedules.get_mut(service.id.index()).ok_or(DropReason::NoService)?;
-        schedule.choose(service, &snapshot.reals).ok_or_else(|| nobody(service, snapshot))
+        let ledger = scene.ledger;
+        let loads = |id: RealId| ledger.reals.get(id.index()).map_or_else(Load::default, load_of);
+        let opening = key.opening(service.address);
+        schedule.choose(&service.roster, &opening, loads, scene.tick).ok_or_else(|| nobody(service))
     }
 
     /// Enters a new flow. What has run out and is in its way goes.
@@ -519,18 +522,21 @@ fn can_be_source(address: IpAddr) -> bool {
     }
 }
 
+fn load_of(traffic: &Traffic) -> Load {
+    Load { active: traffic.active.get() as u32, inactive: traffic.inactive.get() as u32, overloaded: false }
+}
+
 /// Why a service has nobody for a connection.
-fn nobody(service: &Service, snapshot: &Snapshot) -> DropReason {
-    let weighs = |real: &Real| real.weight > 0;
-    let silent = snapshot.reals[service.reals.clone()].iter().any(weighs);
-    if silent { DropReason::RealUnresolved } else { DropReason::NoReal }
+fn nobody(service: &Service) -> DropReason {
+    let is_silent = |member: &Member| member.weight > 0 && !member.ready;
+    if service.roster.members().iter().any(is_silent) { DropReason::RealUnresolved } else { DropReason::NoReal }
 }
 
 /// By the client's address and port alone, the same on every director.
 fn stateless_way<K: ClientKey<Q>, const Q: usize>(snapshot: &Snapshot, key: K) -> Result<Way, DropReason> {
     let service = key.service().map(|id| snapshot.service(id)).ok_or(DropReason::NoService)?;
-    let chosen = service.stateless.choose(mix(key.client_bits()));
-    chosen.map(|real| Way::Stateless(RealId(real))).ok_or_else(|| nobody(service, snapshot))
+    let chosen = service.roster.without_state(service.scheduler, &key.opening(service.address));
+    chosen.map(Way::Stateless).ok_or_else(|| nobody(service))
 }
 
 /// A plain packet for a service; none: it is for somebody below.

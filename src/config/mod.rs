@@ -6,6 +6,7 @@
 mod check;
 mod error;
 mod raw;
+mod scheduler;
 
 use std::fmt;
 use std::fs::File;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub use error::{ConfigErrors, Mistake};
+pub use scheduler::{HashFlags, NoScheduler, Scheduler};
 
 use crate::packet::{Ipv4Net, Mac};
 
@@ -231,21 +233,6 @@ impl Protocol {
         match self {
             Protocol::Tcp => "TCP",
             Protocol::Udp => "UDP",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheduler {
-    RoundRobin,
-    WeightedRoundRobin,
-}
-
-impl Scheduler {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Scheduler::RoundRobin => "rr",
-            Scheduler::WeightedRoundRobin => "wrr",
         }
     }
 }

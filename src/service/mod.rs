@@ -5,5 +5,5 @@ pub mod maglev;
 pub mod schedule;
 pub mod snapshot;
 
-pub use schedule::Schedule;
+pub use schedule::{Load, Member, Opening, Roster, Schedule, Start};
 pub use snapshot::{Reach, Real, RealId, RealPlan, Service, ServiceId, ServicePlan, Snapshot, Station};

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::lookup::ServiceLookup;
-use super::maglev::{Maglev, mix};
+use super::schedule::{Member, Roster};
 use crate::config::{Config, Protocol, RealConfig, Scheduler, ServiceConfig};
 use crate::packet::{Ipv4Net, Mac};
 
@@ -46,8 +47,8 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Its reals in `Snapshot::reals`, in the order of the configuration.
     pub reals: Range<usize>,
-    /// Who gets what has no flow and can have none: the reals that answer, by a hash of the client.
-    pub stateless: Maglev,
+    /// The same as its scheduler sees them.
+    pub roster: Arc<Roster>,
 }
 
 /// What is known of a real's MAC address.
@@ -154,7 +155,7 @@ impl Snapshot {
                 port: plan.port,
                 scheduler: plan.scheduler,
                 reals: first..reals.len(),
-                stateless: stateless(&reals[first..], first),
+                roster: Arc::new(roster(plan.scheduler, &reals[first..], first)),
             });
         }
         let lookup =
@@ -192,19 +193,18 @@ pub fn egress_port(stations: &[Station], address: Ipv4Addr) -> usize {
     stations.iter().position(|station| station.network.contains(address)).unwrap_or(0)
 }
 
-/// Who takes part in choices without state: those that could be chosen with it. A real keeps its places as long as its
-/// address and port are the same, on every director.
-fn stateless(reals: &[Real], first: usize) -> Maglev {
-    let entry = |(place, real): (usize, &Real)| {
-        let bits = match real.address {
-            IpAddr::V4(address) => u64::from(address.to_bits()),
-            IpAddr::V6(address) => mix((address.to_bits() >> 64) as u64) ^ address.to_bits() as u64,
-        };
-        let weight = if real.answers { real.weight } else { 0 };
-        ((first + place) as u16, mix(bits) ^ u64::from(real.port), weight)
+/// Newest first; in a configuration the newest is the last.
+fn roster(scheduler: Scheduler, reals: &[Real], first: usize) -> Roster {
+    let member = |(place, real): (usize, &Real)| Member {
+        id: RealId((first + place) as u16),
+        generation: 0,
+        ready: real.answers,
+        weight: real.weight,
+        last_weight: real.weight,
+        address: real.address,
+        port: real.port,
     };
-    let entries: Vec<_> = reals.iter().enumerate().map(entry).collect();
-    Maglev::build(&entries)
+    Roster::build(scheduler, reals.iter().enumerate().rev().map(member).collect(), 0, 0)
 }
 
 fn lay_out(plan: &RealPlan, service: ServiceId, station: &Station) -> Real {
@@ -230,36 +230,8 @@ fn lay_out(plan: &RealPlan, service: ServiceId, station: &Station) -> Real {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    pub fn reals_with_weights(weights: &[u16]) -> Vec<Real> {
-        let network = "10.9.0.10/24".parse().unwrap();
-        let station = Station { mac: Mac([2, 0, 0, 0, 0, 1]), network, vlan: None, mtu: 1500 };
-        let real = |(index, weight): (usize, &u16)| {
-            let plan = RealPlan {
-                address: Ipv4Addr::new(10, 9, 0, 11 + index as u8).into(),
-                port: 80,
-                weight: *weight,
-                egress: 0,
-                reach: Reach::At(Mac([2, 0, 0, 0, 1, index as u8])),
-            };
-            lay_out(&plan, ServiceId::from_number(1).unwrap(), &station)
-        };
-        weights.iter().enumerate().map(real).collect()
-    }
-
-    pub fn service_with(scheduler: Scheduler, reals: usize) -> Service {
-        Service {
-            id: ServiceId::from_number(1).unwrap(),
-            protocol: Protocol::Tcp,
-            address: Ipv4Addr::new(10, 9, 0, 100).into(),
-            port: 80,
-            scheduler,
-            reals: 0..reals,
-            stateless: Maglev::default(),
-        }
-    }
 
     #[test]
     fn a_real_is_one_cache_line() {

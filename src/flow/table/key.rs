@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::service::ServiceId;
+use crate::service::{Opening, ServiceId};
 
 /// A key of as many words as its table's buckets have quads; the word at the place of the values is zero and means
 /// nothing. The first word of a key is never zero: that is an empty entry's.
@@ -21,6 +21,8 @@ pub trait ClientKey<const QUADS: usize>: Key<QUADS> {
     fn service(self) -> Option<ServiceId>;
     /// The client's address and port, told apart from every other client's of this family (IPv4) or nearly so (IPv6).
     fn client_bits(self) -> u64;
+    /// What its scheduler is told, for a service whose address is `address`, unless the key knows a closer one.
+    fn opening(self, address: IpAddr) -> Opening;
 }
 
 /// A key's hash: one half for each of its buckets.
@@ -83,6 +85,11 @@ impl ClientKey<2> for FlowKey {
     #[inline(always)]
     fn client_bits(self) -> u64 {
         self.0 >> 16
+    }
+
+    fn opening(self, address: IpAddr) -> Opening {
+        let (client, client_port) = self.client();
+        Opening { client: client.into(), client_port, address }
     }
 }
 
@@ -169,6 +176,11 @@ impl ClientKey<4> for WideKey {
     fn client_bits(self) -> u64 {
         let port = self.what >> PORT & 0xffff;
         fold(self.address[0] ^ 0x8a5c_d789_635d_2dff, self.address[1] ^ 0x1218_95c2_7a6f_8b01) ^ port
+    }
+
+    fn opening(self, address: IpAddr) -> Opening {
+        let (client, client_port) = self.client();
+        Opening { client, client_port, address: self.destination().0.map_or(address, IpAddr::from) }
     }
 }
 
