@@ -46,7 +46,7 @@ pub struct Director {
 /// What the flows of both families have in common.
 struct Choosing {
     /// One a service, by its index.
-    schedules: Vec<Schedule>,
+    schedules: Vec<Option<Schedule>>,
     ledger: Arc<Ledger>,
     /// Connections of which only a SYN was seen, and how many of them may have an entry.
     half_open: usize,
@@ -117,7 +117,7 @@ impl Director {
     /// `worker` is the number of the core's worker: it sets where its schedulers start. `half_open` is how many
     /// connections may have an entry that have sent nothing but a SYN.
     pub fn new(tables: Tables, half_open: usize, snapshot: &Snapshot, worker: usize, ledger: Arc<Ledger>) -> Director {
-        let start = |service: &Service| Schedule::start(service, &snapshot.reals, worker);
+        let start = |service: &Option<Arc<Service>>| Some(Schedule::start(service.as_ref()?, &snapshot.reals, worker));
         let choosing = Choosing {
             schedules: snapshot.services.iter().map(start).collect(),
             ledger,
@@ -257,7 +257,8 @@ impl Choosing {
                 Way::Stateless(_) => self.ledger.frames.stateless.add(1),
             }
             self.ledger.count_packet(id.index(), candidate.packet.total_len());
-            run.count(&self.ledger, real.service.index(), candidate.packet.total_len());
+            let service = real.service.map_or(usize::MAX, ServiceId::index);
+            run.count(&self.ledger, service, candidate.packet.total_len());
         }
         verdict
     }
@@ -312,8 +313,9 @@ impl Choosing {
 
     /// The real for a new connection, or why there is none.
     fn choose(&mut self, snapshot: &Snapshot, service: Option<ServiceId>) -> Result<RealId, DropReason> {
-        let service = service.map(|id| snapshot.service(id)).ok_or(DropReason::NoService)?;
-        let schedule = self.schedules.get_mut(service.id.index()).ok_or(DropReason::NoService)?;
+        let service = service.and_then(|id| snapshot.service(id)).ok_or(DropReason::NoService)?;
+        let schedule = self.schedules.get_mut(service.id.index()).and_then(Option::as_mut);
+        let schedule = schedule.ok_or(DropReason::NoService)?;
         schedule.choose(service, &snapshot.reals).ok_or_else(|| nobody(service, snapshot))
     }
 
@@ -400,15 +402,15 @@ fn can_be_source(address: IpAddr) -> bool {
 /// Why a service has nobody for a connection.
 fn nobody(service: &Service, snapshot: &Snapshot) -> DropReason {
     let weighs = |real: &Real| real.weight > 0;
-    let silent = snapshot.reals[service.reals.clone()].iter().any(weighs);
+    let silent = snapshot.reals_of(service).iter().any(weighs);
     if silent { DropReason::RealUnresolved } else { DropReason::NoReal }
 }
 
 /// By the client's address and port alone, the same on every director.
 fn stateless_way<K: ClientKey<Q>, const Q: usize>(snapshot: &Snapshot, key: K) -> Result<Way, DropReason> {
-    let service = key.service().map(|id| snapshot.service(id)).ok_or(DropReason::NoService)?;
-    let chosen = service.stateless.choose(mix(key.client_bits()));
-    chosen.map(|real| Way::Stateless(RealId(real))).ok_or_else(|| nobody(service, snapshot))
+    let service = key.service().and_then(|id| snapshot.service(id)).ok_or(DropReason::NoService)?;
+    let chosen = service.by_hash(mix(key.client_bits()));
+    chosen.map(Way::Stateless).ok_or_else(|| nobody(service, snapshot))
 }
 
 /// What the frame is, by its headers alone: a packet for a service, or else the verdict.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use drover::config::{self, Config, CoresConfig, Device, FlowsConfig, Idle, Protocol, Scheduler, WorkerCores};
+use drover::config::{self, Config, CoresConfig, Device, FlowsConfig, Idle, Scheduler, WorkerCores};
 use drover::flow::FlowTable;
 use proptest::prelude::*;
 
@@ -223,7 +223,7 @@ fn services_are_checked() {
     expect_after_port(&[
         (
             "[[service]]\nscheduler = \"wlc\"\n",
-            "x.toml:4:1: service[0]: no address: tcp or udp, a virtual address with its port, such as \"10.9.0.100:80\"",
+            "x.toml:4:1: service[0]: no address: tcp or udp, a virtual address with its port, such as \"10.9.0.100:80\", or mark",
         ),
         (
             "[[service]]\ntcp = \"10.9.0.100:80\"\nudp = \"10.9.0.100:80\"\n",
@@ -235,7 +235,8 @@ fn services_are_checked() {
         ),
         (
             "[[service]]\ntcp = \"10.9.0.100:0\"\n",
-            "x.toml:5:7: service[0].tcp: 10.9.0.100:0 is not allowed: a port of 1 to 65535",
+            "x.toml:5:7: service[0].tcp: 10.9.0.100:0 is not allowed: port 0 is any port, and then a client's connections \
+             have to stay together: persistent = 360, or a service by mark",
         ),
         (
             "[[service]]\ntcp = \"10.9.0.10:80\"\n",
@@ -252,8 +253,9 @@ fn services_are_checked() {
              x.toml:9:7: service[2].udp: 10.9.0.255:53 is not allowed: an address that one host can have, not the network's broadcast address",
         ),
         (
-            "[[service]]\ntcp = \"10.9.0.100:80\"\nscheduler = \"wlc\"\nforward = \"nat\"\n[[service]]\ntcp = \"10.9.0.100:80\"\n",
-            "x.toml:6:13: service[0].scheduler: \"wlc\" is not allowed: \"rr\" or \"wrr\"\n\
+            "[[service]]\ntcp = \"10.9.0.100:80\"\nscheduler = \"wlcc\"\nforward = \"nat\"\n[[service]]\ntcp = \"10.9.0.100:80\"\n",
+            "x.toml:6:13: service[0].scheduler: \"wlcc\" is not allowed: one of \"rr\", \"wrr\", \"lc\", \"wlc\", \"lblc\", \
+             \"lblcr\", \"dh\", \"sh\", \"sed\", \"nq\", \"fo\", \"ovf\", \"mh\", \"twos\", \"maglev\"\n\
              x.toml:7:11: service[0].forward: \"nat\" is not allowed: \"dr\"\n\
              x.toml:9:7: service[1].tcp: TCP 10.9.0.100:80 is not allowed twice: line 5 has it already",
         ),
@@ -365,7 +367,8 @@ fn columns_count_letters_and_not_bytes() {
         messages(
             "[[port]]\ntap = \"t\"\naddress = \"10.0.0.1/8\"\n[[service]]\n\"ü\".tcp = 1\ntcp = \"10.1.0.1:80\"\n"
         ),
-        "x.toml:5:1: service[0].\"ü\": no such key: allowed here are tcp, udp, scheduler, forward, real"
+        "x.toml:5:1: service[0].\"ü\": no such key: allowed here are tcp, udp, mark, scheduler, flags, \
+         persistent, netmask, one_packet, on_removed, on_miss, forward, real"
     );
     assert!(messages("control = { \"ü\" = 1, sacket = 2 }").contains("x.toml:1:22: control.sacket"));
 }
@@ -452,8 +455,10 @@ fn the_laboratorys_file_means_what_it_says() {
     assert_eq!(config.ports[0].address.to_string(), "10.9.0.10/24");
     assert_eq!(config.ports[0].host_tap, "drover0");
     let service = &config.services[0];
-    assert_eq!((service.protocol, service.scheduler), (Protocol::Tcp, Scheduler::WeightedRoundRobin));
-    assert_eq!((service.address.to_string().as_str(), service.port), ("10.9.0.100", 80));
+    assert_eq!(
+        (service.takes.to_string().as_str(), service.scheduler),
+        ("TCP 10.9.0.100:80", Scheduler::WeightedRoundRobin)
+    );
     let reals: Vec<_> =
         service.reals.iter().map(|real| format!("{}:{} {}", real.address, real.port, real.weight)).collect();
     assert_eq!(reals, ["10.9.0.11:80 3", "10.9.0.12:80 2", "10.9.0.13:80 1"]);
@@ -469,7 +474,7 @@ fn the_example_for_a_dedicated_machine_means_what_it_says() {
     assert_eq!(config.ports[0].device, Device::Pci("0000:3b:00.0".into()));
     assert_eq!(config.ports[0].gateway, Some([192, 0, 2, 1].into()));
     assert_eq!(config.services.len(), 2);
-    assert_eq!(config.services[1].protocol, Protocol::Udp);
+    assert_eq!(config.services[1].takes.to_string(), "UDP 192.0.2.100:53");
 }
 
 #[test]
@@ -485,7 +490,9 @@ fn the_example_for_an_ordinary_interface_means_what_it_says() {
 fn the_annotated_file_knows_every_key() {
     let text = std::fs::read_to_string("conf/drover.toml").unwrap();
     let keys = "hugepages memory_mb idle management workers name pci af_packet tap vdev address gateway vlan mac mtu \
-                host_tap allow_host_addresses per_worker socket tcp udp scheduler forward weight";
+                host_tap allow_host_addresses per_worker socket tcp udp scheduler forward weight max_services max_reals \
+                tcp_fin mark flags persistent netmask one_packet on_removed on_miss upper lower source destination \
+                ports protocol ingress source_mac not_source_mac";
     for key in keys.split_whitespace() {
         let written = |line: &str| {
             let line = line.trim_start_matches(['#', ' ']);

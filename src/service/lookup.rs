@@ -3,6 +3,7 @@
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::ServiceId;
 
@@ -41,19 +42,19 @@ impl<A: Key> Key for Place<A> {
 }
 
 /// Open addressing; at most half of the places are taken, so that a miss ends soon.
-#[derive(Debug)]
-struct Table<K, V>(Box<[Option<(K, V)>]>);
+#[derive(Clone, Debug)]
+struct Table<K, V>(Arc<[Option<(K, V)>]>);
 
 impl<K: Key, V: Copy> Table<K, V> {
     /// The first of several entries with the same key stays.
     fn build(entries: impl Iterator<Item = (K, V)>) -> Table<K, V> {
         let entries: Vec<_> = entries.collect();
-        let mut places = vec![None; (entries.len() * 2).next_power_of_two().max(8)].into_boxed_slice();
+        let mut places = vec![None; (entries.len() * 2).next_power_of_two().max(8)];
         for (key, value) in entries {
             let at = probe(&places, &key);
             places[at].get_or_insert((key, value));
         }
-        Table(places)
+        Table(places.into())
     }
 
     #[inline(always)]
@@ -73,7 +74,8 @@ fn probe<K: Key, V>(places: &[Option<(K, V)>], key: &K) -> usize {
     at
 }
 
-#[derive(Debug)]
+/// Cheap to clone: a snapshot with the same services has the same tables.
+#[derive(Clone, Debug)]
 pub struct ServiceLookup {
     v4: Table<Place<Ipv4Addr>, ServiceId>,
     v6: Table<Place<Ipv6Addr>, ServiceId>,

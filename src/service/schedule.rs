@@ -3,6 +3,7 @@
 //! The choices are the kernel's, for the same history on one core: IPVS walks its reals newest first, and its weighted
 //! round robin starts at the level that adding the reals one by one leaves it at.
 
+use super::snapshot::Reals;
 use super::{Real, RealId, Service};
 use crate::config::Scheduler;
 
@@ -33,48 +34,42 @@ impl Schedule {
     /// A worker's start: worker 0 where the kernel would, worker i as if i connections had gone before, so that the
     /// first connections of several workers do not all go to one real.
     pub fn start(service: &Service, reals: &[Real], worker: usize) -> Schedule {
-        let reals = &reals[service.reals.clone()];
+        let own = Reals { ids: &service.reals, all: reals };
         let mut schedule = match service.scheduler {
             Scheduler::RoundRobin => Schedule::RoundRobin(Walk::default()),
-            Scheduler::WeightedRoundRobin => Schedule::WeightedRoundRobin(WeightedWalk::start(reals)),
+            _ => Schedule::WeightedRoundRobin(WeightedWalk::start(own)),
         };
         for _ in 0..worker {
-            schedule.next(reals, |real| real.weight > 0);
+            schedule.next(own, |real| real.weight > 0);
         }
         schedule
     }
 
     /// The real for the next new connection: one that has a weight and answers.
     pub fn choose(&mut self, service: &Service, reals: &[Real]) -> Option<RealId> {
-        let own = &reals[service.reals.clone()];
+        let own = Reals { ids: &service.reals, all: reals };
         let chosen = self.next(own, |real| real.weight > 0 && real.answers)?;
-        Some(RealId((service.reals.start + chosen) as u16))
+        service.reals.get(chosen).copied()
     }
 
-    fn next(&mut self, reals: &[Real], usable: impl Fn(&Real) -> bool) -> Option<usize> {
-        let place = match self {
+    fn next(&mut self, reals: Reals, usable: impl Fn(&Real) -> bool) -> Option<usize> {
+        match self {
             Schedule::RoundRobin(walk) => walk.next(reals, &usable),
             Schedule::WeightedRoundRobin(weighted) => weighted.next(reals, &usable),
-        };
-        place.map(|place| reals.len() - 1 - place)
+        }
     }
-}
-
-/// The real at a place of the walk, which goes newest first.
-fn at(reals: &[Real], place: usize) -> &Real {
-    &reals[reals.len() - 1 - place]
 }
 
 impl Walk {
     /// The next place that will do before the end of the list; it becomes the last.
-    fn rest(&mut self, reals: &[Real], will_do: impl Fn(&Real) -> bool) -> Option<usize> {
+    fn rest(&mut self, reals: Reals, will_do: impl Fn(&Real) -> bool) -> Option<usize> {
         let from = self.last.map_or(0, |last| last + 1);
-        let found = (from..reals.len()).find(|place| will_do(at(reals, *place)))?;
+        let found = (from..reals.len()).find(|place| will_do(reals.at(*place)))?;
         self.last = Some(found);
         Some(found)
     }
 
-    fn next(&mut self, reals: &[Real], usable: &impl Fn(&Real) -> bool) -> Option<usize> {
+    fn next(&mut self, reals: Reals, usable: &impl Fn(&Real) -> bool) -> Option<usize> {
         self.rest(reals, usable).or_else(|| {
             let from_the_top = Walk::default().rest(reals, usable)?;
             self.last = Some(from_the_top);
@@ -85,12 +80,13 @@ impl Walk {
 
 impl WeightedWalk {
     /// As if the reals had been added one by one, oldest first.
-    fn start(reals: &[Real]) -> WeightedWalk {
+    fn start(reals: Reals) -> WeightedWalk {
         let mut level = 0;
         let (mut top, mut step) = (0, 1);
-        for added in 1..=reals.len() {
-            step = common_divisor(&reals[..added]);
-            let greatest = reals[..added].iter().map(|real| u32::from(real.weight)).max().unwrap_or(0);
+        for added in (0..reals.len()).rev() {
+            let added = Reals { ids: &reals.ids[added..], ..reals };
+            step = common_divisor(added);
+            let greatest = added.iter().map(|real| u32::from(real.weight)).max().unwrap_or(0);
             top = greatest.saturating_sub(step - 1);
             if level > top || level == 0 {
                 level = top;
@@ -101,7 +97,7 @@ impl WeightedWalk {
         WeightedWalk { walk: Walk::default(), level, top, step }
     }
 
-    fn next(&mut self, reals: &[Real], usable: &impl Fn(&Real) -> bool) -> Option<usize> {
+    fn next(&mut self, reals: Reals, usable: &impl Fn(&Real) -> bool) -> Option<usize> {
         let greatest = reals.iter().filter(|real| usable(real)).map(|real| u32::from(real.weight)).max()?;
         // At most: the rest of this pass, the passes that nobody reaches (skipped in one step), one more, and, after
         // the lowest level, the same again from the top.
@@ -128,7 +124,7 @@ impl WeightedWalk {
 }
 
 /// Of all weights but zero; 1 when there is none.
-fn common_divisor(reals: &[Real]) -> u32 {
+fn common_divisor(reals: Reals) -> u32 {
     let divisor = reals.iter().map(|real| u32::from(real.weight)).fold(0, |mut a, mut b| {
         while b != 0 {
             (a, b) = (b, a % b);
@@ -195,7 +191,7 @@ mod tests {
             }
             let service = service_with(Scheduler::WeightedRoundRobin, reals.len());
             let mut schedule = Schedule::start(&service, &reals, 0);
-            let share = |real: &Real| if real.answers { u32::from(real.weight) / common_divisor(&reals) } else { 0 };
+            let share = |real: &Real| if real.answers { u32::from(real.weight) / common_divisor(Reals { ids: &service.reals, all: &reals }) } else { 0 };
             let round: u32 = reals.iter().map(share).sum();
             let mut counts = vec![0; reals.len()];
             for _ in 0..2 * round {
