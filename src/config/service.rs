@@ -247,8 +247,8 @@ impl Scheduler {
 
     fn with_flag(self, flag: &str) -> Result<Scheduler, String> {
         let wrong = match self {
-            Scheduler::SourceHash(_) => "sh's flags, \"sh-port\" and \"sh-fallback\"",
-            Scheduler::MaglevHash(_) => "mh's flags, \"mh-port\" and \"mh-fallback\"",
+            Scheduler::SourceHash(_) => "the flags \"sh-port\" and \"sh-fallback\"",
+            Scheduler::MaglevHash(_) => "the flags \"mh-port\" and \"mh-fallback\"",
             _ => "no flags; only the schedulers \"sh\" and \"mh\" have any",
         };
         match (self, flag) {
@@ -504,7 +504,7 @@ mod tests {
             (Scheduler::SourceHash(HashFlags { port: true, fallback: true }), "sh-fallback,sh-port")
         );
         let refused = Scheduler::MaglevHash(HashFlags::default()).with_flags("sh-port").unwrap_err();
-        assert_eq!(refused, "mh has mh's flags, \"mh-port\" and \"mh-fallback\"");
+        assert_eq!(refused, "mh has the flags \"mh-port\" and \"mh-fallback\"");
         assert!(Scheduler::RoundRobin.with_flags("mh-port").is_err());
     }
 

@@ -436,14 +436,27 @@ mod tests {
         }
 
         fn remove(&mut self, pick: usize) {
-            if self.there.is_empty() {
+            // One half stays for ever, and only its reals come and go.
+            let stay = self.there.len() / 2;
+            if stay < 20 {
                 return;
             }
-            let (takes, id, _) = self.there.swap_remove(pick % self.there.len());
+            let (takes, id, _) = self.there.swap_remove(stay + pick % (self.there.len() - stay));
             self.registry.remove_service(id);
             self.gone.push_back(takes);
             if self.gone.len() > 100 {
                 self.gone.pop_front();
+            }
+        }
+
+        /// A service that stays gets another real for one of its own.
+        fn edit(&mut self, pick: usize) {
+            let services = self.there.len().max(1);
+            let Some((_, id, reals)) = self.there.get_mut((pick >> 8) % services.min(10)) else { return };
+            if !reals.is_empty() {
+                self.registry.remove_real(reals.remove(0));
+                let real = self.registry.real(name(*id, pick as u8));
+                reals.extend(real.map(|given| given.id).ok().filter(|id| !reals.contains(id)));
             }
         }
 
@@ -486,13 +499,17 @@ mod tests {
                     owner.add(random() % 4 == 0, &workers);
                 }
             }
+            (0..20).for_each(|_| owner.edit(random()));
             epoch += 1;
             let view = owner.view(epoch);
             for (lateness, worker) in workers.iter_mut().enumerate() {
                 if random() % (lateness + 1) == 0 {
                     worker.view = view.clone();
                 }
-                (0..20).for_each(|_| worker.packet((random() % 6) as u8, random(), &mut seen));
+                for _ in 0..20 {
+                    worker.packet((random() % 6) as u8, random(), &mut seen);
+                    worker.packet((random() % 6) as u8, random() % 10, &mut seen);
+                }
                 match worker.round.take() {
                     None => {
                         worker.round = Some(worker.view.epoch);
@@ -506,6 +523,7 @@ mod tests {
             }
             owner.registry.release(workers.iter().map(|worker| worker.swept).min().unwrap_or(0));
         }
-        assert!(seen.iter().all(|count| *count > 10_000), "believed, dead, new: {seen:?}");
+        let [believed, dead, new] = seen;
+        assert!(believed > 100_000 && dead > 20 && new > 100_000, "believed, dead, new: {seen:?}");
     }
 }

@@ -183,7 +183,7 @@ fn virtual_address(
     };
     let takes = Takes::network(protocol, net, its_ports);
     if let Some(fault) = net_fault(net, ports) {
-        mistakes.add(place(text), key, format!("{} is not allowed: {fault}", takes.place()));
+        mistakes.add(place(text), key, format!("{written} is not allowed: {fault}"));
     }
     Some(takes)
 }
