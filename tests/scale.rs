@@ -13,6 +13,10 @@ use common::DIRECTOR;
 use drover::config;
 use drover::packet::Mac;
 use drover::service::{Composer, Reach, Station};
+use drover::sys::allocations::{CountingAllocator, held};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const SERVICES: usize = 10_000;
 const REALS: usize = 64_000;
@@ -34,20 +38,18 @@ fn file() -> String {
     text
 }
 
-/// Of this process, in KB.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-struct Told(Instant, usize);
+struct Told(Instant, i64);
 
 impl Told {
+    fn start() -> Told {
+        Told(Instant::now(), held())
+    }
+
+    /// What was done since the last time: how long it took, and what stays of it in memory.
     fn say(&mut self, what: &str) {
-        let (time, memory) = (self.0.elapsed(), resident());
-        println!("{what:<44} {:>8.1} ms {:>+8} KB", time.as_secs_f64() * 1e3, memory as isize - self.1 as isize);
-        *self = Told(Instant::now(), memory);
+        let time = self.0.elapsed();
+        println!("{what:<44} {:>8.1} ms {:>+8} KB", time.as_secs_f64() * 1e3, (held() - self.1) / 1024);
+        *self = Told::start();
     }
 }
 
@@ -59,14 +61,14 @@ fn known(_: usize, address: Ipv4Addr) -> Reach {
 #[test]
 fn ten_thousand_services_with_sixty_four_thousand_reals() {
     let text = file();
-    println!("{} KB of text", text.len() / 1024);
-    let mut told = Told(Instant::now(), resident());
+    println!("{} KB of text; {} KB of counters a worker", text.len() / 1024, (SERVICES + REALS) * 64 / 1024);
+    let mut told = Told::start();
     let config = config::parse(&text, "x.toml").unwrap();
     told.say("the file, read and checked");
     assert_eq!(config.summary(), "1 port, 10000 services, 64000 reals");
     let station = Station { mac: DIRECTOR, network: config.ports[0].address, vlan: None, mtu: 1500 };
     let mut composer = Composer::new(config.limits, vec![station]);
-    told = Told(Instant::now(), resident());
+    told = Told::start();
     let first = composer.compose(1, &config, &|_, _| Reach::Unknown);
     told.say("the first snapshot");
     assert!(first.waiting.is_empty());
@@ -84,7 +86,7 @@ fn ten_thousand_services_with_sixty_four_thousand_reals() {
     assert_eq!(changed.count(), 11, "each server is behind ten or eleven services");
     let mut fewer = config.clone();
     fewer.services.remove(5_000);
-    told = Told(Instant::now(), resident());
+    told = Told::start();
     let without = composer.compose(4, &fewer, &known).snapshot;
     told.say("a service is deleted");
     assert_eq!(without.services.iter().flatten().count(), SERVICES - 1);
