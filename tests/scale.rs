@@ -80,9 +80,11 @@ fn ten_thousand_services_with_sixty_four_thousand_reals() {
         other => other,
     });
     told.say("one of them does not any more");
-    let changed = all.services.iter().zip(&lost.services).filter(|(before, after)| {
-        !Arc::ptr_eq(before.as_ref().unwrap(), after.as_ref().unwrap())
-    });
+    let changed = all
+        .services
+        .iter()
+        .zip(&lost.services)
+        .filter(|(before, after)| !Arc::ptr_eq(before.as_ref().unwrap(), after.as_ref().unwrap()));
     assert_eq!(changed.count(), 11, "each server is behind ten or eleven services");
     let mut fewer = config.clone();
     fewer.services.remove(5_000);

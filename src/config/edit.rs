@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::check::ports::Ports as Stations;
 use super::check::services::{
-    VirtualAddresses, check_one, check_real, clash_message, clashes, real_address, real_is_not_virtual, takes,
+    check_one, check_real, clash_message, clashes, real_address, real_is_not_virtual, takes, virtual_networks,
 };
 use super::error::{Mistake, Mistakes};
 use super::raw::{RawPersistence, RawReal, RawService, RawTimeouts};
@@ -159,9 +159,11 @@ impl<'c> Checking<'c, '_> {
             let message = format!("{} is not allowed twice: {} has it already", real.address, service.takes);
             self.mistakes.add(0, "real.address", message);
         }
-        let virtual_addresses =
-            VirtualAddresses::of(self.config.services.iter().map(|service| service.takes), &self.config.matches);
-        real_is_not_virtual("real", &words.raw(), &virtual_addresses, self.mistakes);
+        let holder = |address| {
+            let mut nets = virtual_networks(&self.config.services, &self.config.matches);
+            nets.find(|(net, _)| net.contains(address)).map(|(_, holder)| holder)
+        };
+        real_is_not_virtual("real", &words.raw(), holder, self.mistakes);
         let Limits { reals: most, .. } = self.config.limits;
         if self.config.services.iter().map(|service| service.reals.len()).sum::<usize>() >= most {
             self.mistakes.add(0, "real", format!("{} is one too many: max_reals is {most}", real.address));

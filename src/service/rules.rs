@@ -29,7 +29,8 @@ pub struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     pub service: ServiceId,
-    /// It takes several addresses, ports or protocols: its flows differ by them, and are in the wide table.
+    /// It takes several addresses, ports or protocols: its flows differ by them, and are in the wide table (where those
+    /// of IPv6 are in any case).
     pub wide: bool,
 }
 

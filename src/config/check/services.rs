@@ -44,11 +44,11 @@ pub(super) fn check(
         }
         services.push(Arc::new(service));
     }
-    let virtual_addresses = VirtualAddresses::of(services.iter().map(|service| service.takes), rules);
+    let virtual_addresses = VirtualAddresses::of(&services, rules);
     for (service, raw) in raw.iter().enumerate() {
         for (index, real) in raw.reals.iter().enumerate() {
             let path = format!("service[{service}].real[{index}]");
-            real_is_not_virtual(&path, real, &virtual_addresses, mistakes);
+            real_is_not_virtual(&path, real, |address| virtual_addresses.holder(address), mistakes);
         }
     }
     services
@@ -355,48 +355,65 @@ fn real_fault(address: Ipv4Addr, ports: &Stations) -> Option<String> {
 pub(in crate::config) fn real_is_not_virtual(
     path: &str,
     raw: &RawReal,
-    virtual_addresses: &VirtualAddresses,
+    is_virtual: impl Fn(Ipv4Addr) -> Option<Holder>,
     mistakes: &mut Mistakes,
 ) {
     let Some(text) = &raw.address else { return };
     let address = parse_real_address(text.get_ref()).map(|(address, _)| address);
-    if let Some((address, why)) = address.and_then(|address| Some((address, virtual_addresses.why(address)?))) {
-        let message = format!("{address} is not allowed: a server's own address, and {why}");
+    if let Some((address, holder)) = address.and_then(|address| Some((address, is_virtual(address)?))) {
+        let message = format!("{address} is not allowed: a server's own address, and {holder}");
         mistakes.add(text.span().start, format!("{path}.address"), message);
     }
 }
 
-/// The addresses that are the director's, and by what.
+/// By what an address is virtual.
+#[derive(Clone, Copy)]
+pub(in crate::config) enum Holder {
+    Service(Takes),
+    /// With its mark.
+    Rule(u32),
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Holder::Service(takes) => write!(f, "{takes} is a service"),
+            Holder::Rule(mark) => write!(f, "a match rule for mark {mark} has it as its destination"),
+        }
+    }
+}
+
+/// All virtual addresses, and by what they are.
+pub(in crate::config) fn virtual_networks(
+    services: &[Arc<ServiceConfig>],
+    rules: &[MatchRule],
+) -> impl Iterator<Item = (Ipv4Net, Holder)> {
+    let rules = rules.iter().filter(|rule| rule.destination.prefix == 32);
+    let of_services =
+        services.iter().filter_map(|service| Some((service.takes.net()?, Holder::Service(service.takes))));
+    of_services.chain(rules.map(|rule| (rule.destination, Holder::Rule(rule.mark))))
+}
+
+/// The same, to look up many.
 #[derive(Default)]
-pub(in crate::config) struct VirtualAddresses {
-    nets: HashMap<Ipv4Net, String>,
+struct VirtualAddresses {
+    nets: HashMap<Ipv4Net, Holder>,
     prefixes: HashSet<u8>,
 }
 
 impl VirtualAddresses {
-    pub fn of(services: impl Iterator<Item = Takes>, rules: &[MatchRule]) -> VirtualAddresses {
+    fn of(services: &[Arc<ServiceConfig>], rules: &[MatchRule]) -> VirtualAddresses {
         let mut all = VirtualAddresses::default();
-        for takes in services {
-            if let Some(net) = takes.net() {
-                all.add(net, || format!("{takes} is a service"));
-            }
-        }
-        for rule in rules.iter().filter(|rule| rule.destination.prefix == 32) {
-            all.add(rule.destination, || format!("a match rule for mark {} has it as its destination", rule.mark));
+        for (net, holder) in virtual_networks(services, rules) {
+            all.prefixes.insert(net.prefix);
+            all.nets.entry(net).or_insert(holder);
         }
         all
     }
 
-    fn add(&mut self, net: Ipv4Net, why: impl FnOnce() -> String) {
-        self.prefixes.insert(net.prefix);
-        self.nets.entry(net).or_insert_with(why);
-    }
-
-    pub fn why(&self, address: Ipv4Addr) -> Option<&str> {
-        self.prefixes.iter().find_map(|prefix| {
-            let net = network(Ipv4Net { address, prefix: *prefix });
-            self.nets.get(&net).map(String::as_str)
-        })
+    fn holder(&self, address: Ipv4Addr) -> Option<Holder> {
+        let in_network = |prefix: &u8| self.nets.get(&network(Ipv4Net { address, prefix: *prefix })).copied();
+        self.prefixes.iter().find_map(in_network)
     }
 }
 
@@ -405,8 +422,10 @@ impl VirtualAddresses {
 struct Claims {
     whole: HashMap<Takes, usize>,
     /// Ranges of ports that do not overlap, by their first port.
-    ranges: HashMap<(Protocol, IpAddr, u8), BTreeMap<u16, (Takes, usize)>>,
+    ranges: HashMap<(Protocol, IpAddr, u8), Ranges>,
 }
+
+type Ranges = BTreeMap<u16, (Takes, usize)>;
 
 struct Clash {
     with: Takes,
