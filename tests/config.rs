@@ -259,8 +259,8 @@ fn services_are_checked() {
         ),
         (
             "[[service]]\ntcp = \"10.9.0.100:80\"\nscheduler = \"wlcc\"\nforward = \"nat\"\n[[service]]\ntcp = \"10.9.0.100:80\"\n",
-            "x.toml:6:13: service[0].scheduler: \"wlcc\" is not allowed: one of \"rr\", \"wrr\", \"lc\", \"wlc\", \"lblc\", \
-             \"lblcr\", \"dh\", \"sh\", \"sed\", \"nq\", \"fo\", \"ovf\", \"mh\", \"twos\", \"maglev\"\n\
+            "x.toml:6:13: service[0].scheduler: there is no scheduler \"wlcc\": use one of rr, wrr, lc, wlc, lblc, \
+             lblcr, dh, sh, sed, nq, fo, ovf, mh, twos, maglev\n\
              x.toml:7:11: service[0].forward: \"nat\" is not allowed: \"dr\"\n\
              x.toml:9:7: service[1].tcp: TCP 10.9.0.100:80 is not allowed twice: line 5 has it already",
         ),
@@ -312,11 +312,11 @@ fn what_does_not_go_together_is_refused() {
     let cases = [
         (
             one("flags = \"mh-port\""),
-            "6:9: service[0].flags: \"mh-port\" is not allowed: wlc has no flags; only the schedulers \"sh\" and \"mh\" have any",
+            "6:9: service[0].flags: \"mh-port\" does not belong to wlc, which has no flags: leave it out",
         ),
         (
             one("scheduler = \"sh\"\nflags = \"mh-port\""),
-            "7:9: service[0].flags: \"mh-port\" is not allowed: sh has the flags \"sh-port\" and \"sh-fallback\"",
+            "7:9: service[0].flags: \"mh-port\" does not belong to sh: its flags are sh-fallback and sh-port",
         ),
         (one("persistent = 0"), "6:14: service[0].persistent: 0 is not allowed: 1 to 2678400"),
         (one("persistent = \"yes\""), "6:14: service[0].persistent: \"yes\" is not allowed: seconds, or true for 360"),

@@ -100,7 +100,7 @@ fn what_is_not_is_refused_in_the_files_words() {
                 flags: Some("sh-port".into()),
                 ..tcp("10.9.0.103:80")
             }),
-            "service.flags: \"sh-port\" is not allowed: rr has no flags; only the schedulers \"sh\" and \"mh\" have any",
+            "service.flags: \"sh-port\" does not belong to rr, which has no flags: leave it out",
         ),
         (Edit::EditService(tcp("10.9.0.103:80")), "service: there is no service TCP 10.9.0.103:80: add it first"),
         (Edit::DeleteService(udp("10.9.0.100:5000")), "service: there is no service UDP 10.9.0.100:5000: add it first"),
@@ -217,7 +217,7 @@ fn as_edit(change: &Change) -> Option<Edit> {
     let words = |takes: &Takes| tcp(&takes.place());
     let full = |service: &ServiceConfig| ServiceWords {
         scheduler: Some(service.scheduler.name().into()),
-        flags: Some(service.scheduler.flags()),
+        flags: Some(service.scheduler.flags().collect::<Vec<_>>().join(",")),
         ..words(&service.takes)
     };
     let real_words = |real: &config::RealConfig| RealWords {

@@ -204,6 +204,9 @@ fn a_removed_real_keeps_its_number_and_its_mac_until_it_comes_again() {
     assert!(removed.removed && removed.has_mac && !removed.answers && removed.service == Some(id), "{removed:?}");
     assert_eq!(removed.link[..6], real_mac(11).0);
 
+    let drained = Config { services: vec![web(vec![real(12, 0), real(13, 1)])], ..config() };
+    let drained = composer.compose(3, &drained, &everybody).snapshot;
+    assert_eq!((drained.reals[1].weight, drained.reals[1].last_weight, drained.service(id).unwrap().edits), (0, 2, 2));
     let again = Config { services: vec![web(vec![real(12, 2), real(13, 1), real(11, 5)])], ..config() };
     let third = composer.compose(3, &again, &everybody).snapshot;
     assert_eq!(numbers(&third), [0, 2, 1], "it is the newest now");

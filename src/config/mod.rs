@@ -7,6 +7,7 @@ mod check;
 pub mod edit;
 mod error;
 mod raw;
+mod scheduler;
 mod service;
 
 use std::fmt;
@@ -18,9 +19,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 pub use error::{ConfigErrors, Mistake, Warnings};
+pub use scheduler::{HashFlags, NoScheduler, Scheduler};
 pub use service::{
-    Forwarding, HashFlags, MacMatch, MatchRule, OnMiss, OnRemoved, Persistence, Ports, Protocol, RealConfig, Scheduler,
-    ServiceConfig, Settings, Takes, Timeouts,
+    Forwarding, MacMatch, MatchRule, OnMiss, OnRemoved, Persistence, Ports, Protocol, RealConfig, ServiceConfig,
+    Settings, Takes, Timeouts,
 };
 
 use crate::packet::{Ipv4Net, Mac};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::Scheduler;
 use crate::packet::{Ipv4Net, Mac};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -160,119 +161,6 @@ impl fmt::Display for Takes {
     }
 }
 
-/// What the hashing schedulers may be told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct HashFlags {
-    /// The client's port counts too.
-    pub port: bool,
-    /// Who is sent to a real that takes nothing gets another one.
-    pub fallback: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Scheduler {
-    RoundRobin,
-    WeightedRoundRobin,
-    LeastConnection,
-    #[default]
-    WeightedLeastConnection,
-    Locality,
-    LocalityReplicated,
-    DestinationHash,
-    SourceHash(HashFlags),
-    ShortestDelay,
-    NeverQueue,
-    Failover,
-    Overflow,
-    MaglevHash(HashFlags),
-    TwoChoices,
-    /// Our own: larger, and the same for a group of directors.
-    Maglev,
-}
-
-impl Scheduler {
-    const NAMED: [(&'static str, Scheduler); 15] = [
-        ("rr", Scheduler::RoundRobin),
-        ("wrr", Scheduler::WeightedRoundRobin),
-        ("lc", Scheduler::LeastConnection),
-        ("wlc", Scheduler::WeightedLeastConnection),
-        ("lblc", Scheduler::Locality),
-        ("lblcr", Scheduler::LocalityReplicated),
-        ("dh", Scheduler::DestinationHash),
-        ("sh", Scheduler::SourceHash(HashFlags { port: false, fallback: false })),
-        ("sed", Scheduler::ShortestDelay),
-        ("nq", Scheduler::NeverQueue),
-        ("fo", Scheduler::Failover),
-        ("ovf", Scheduler::Overflow),
-        ("mh", Scheduler::MaglevHash(HashFlags { port: false, fallback: false })),
-        ("twos", Scheduler::TwoChoices),
-        ("maglev", Scheduler::Maglev),
-    ];
-
-    /// By ipvsadm's name; flags come separately.
-    pub fn named(name: &str) -> Option<Scheduler> {
-        Scheduler::NAMED.iter().find(|(known, _)| *known == name).map(|(_, scheduler)| *scheduler)
-    }
-
-    /// All names, as a message lists them.
-    pub fn names() -> String {
-        let names: Vec<_> = Scheduler::NAMED.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-        names.join(", ")
-    }
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Scheduler::RoundRobin => "rr",
-            Scheduler::WeightedRoundRobin => "wrr",
-            Scheduler::LeastConnection => "lc",
-            Scheduler::WeightedLeastConnection => "wlc",
-            Scheduler::Locality => "lblc",
-            Scheduler::LocalityReplicated => "lblcr",
-            Scheduler::DestinationHash => "dh",
-            Scheduler::SourceHash(_) => "sh",
-            Scheduler::ShortestDelay => "sed",
-            Scheduler::NeverQueue => "nq",
-            Scheduler::Failover => "fo",
-            Scheduler::Overflow => "ovf",
-            Scheduler::MaglevHash(_) => "mh",
-            Scheduler::TwoChoices => "twos",
-            Scheduler::Maglev => "maglev",
-        }
-    }
-
-    /// With flags as ipvsadm's `-b` takes them: names with commas between. Or why not.
-    pub fn with_flags(self, flags: &str) -> Result<Scheduler, String> {
-        flags.split(',').map(str::trim).filter(|flag| !flag.is_empty()).try_fold(self, Scheduler::with_flag)
-    }
-
-    fn with_flag(self, flag: &str) -> Result<Scheduler, String> {
-        let wrong = match self {
-            Scheduler::SourceHash(_) => "the flags \"sh-port\" and \"sh-fallback\"",
-            Scheduler::MaglevHash(_) => "the flags \"mh-port\" and \"mh-fallback\"",
-            _ => "no flags; only the schedulers \"sh\" and \"mh\" have any",
-        };
-        match (self, flag) {
-            (Scheduler::SourceHash(flags), "sh-port") => Ok(Scheduler::SourceHash(HashFlags { port: true, ..flags })),
-            (Scheduler::SourceHash(flags), "sh-fallback") => {
-                Ok(Scheduler::SourceHash(HashFlags { fallback: true, ..flags }))
-            }
-            (Scheduler::MaglevHash(flags), "mh-port") => Ok(Scheduler::MaglevHash(HashFlags { port: true, ..flags })),
-            (Scheduler::MaglevHash(flags), "mh-fallback") => {
-                Ok(Scheduler::MaglevHash(HashFlags { fallback: true, ..flags }))
-            }
-            _ => Err(format!("{} has {wrong}", self.name())),
-        }
-    }
-
-    /// The flags that are set, in ipvsadm's order: `sh-fallback,sh-port`; empty when there are none.
-    pub fn flags(self) -> String {
-        let (Scheduler::SourceHash(flags) | Scheduler::MaglevHash(flags)) = self else { return String::new() };
-        let set = [("fallback", flags.fallback), ("port", flags.port)].into_iter().filter(|(_, set)| *set);
-        let names: Vec<_> = set.map(|(flag, _)| format!("{}-{flag}", self.name())).collect();
-        names.join(",")
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarding {
     DirectRouting,
@@ -327,7 +215,7 @@ impl OnMiss {
     /// What a service has that says nothing of it.
     pub const fn of(scheduler: Scheduler) -> OnMiss {
         match scheduler {
-            Scheduler::MaglevHash(_) | Scheduler::Maglev => OnMiss::Hash,
+            Scheduler::KernelMaglev(_) | Scheduler::Maglev => OnMiss::Hash,
             _ => OnMiss::Reset,
         }
     }
@@ -353,6 +241,9 @@ pub struct ServiceConfig {
 }
 
 impl ServiceConfig {
+    /// ipvsadm's, when none is said.
+    pub const SCHEDULER: Scheduler = Scheduler::WeightedLeastConnection;
+
     /// With everything else as it is by default.
     pub fn new(takes: Takes, scheduler: Scheduler, reals: Vec<RealConfig>) -> ServiceConfig {
         let settings = Settings { on_miss: OnMiss::of(scheduler), ..Settings::default() };
@@ -362,9 +253,9 @@ impl ServiceConfig {
     /// What listings print after the scheduler's name, as ipvsadm does: `(sh-port) persistent 300 ops`.
     pub fn flags(&self) -> String {
         let mut words = Vec::new();
-        match self.scheduler.flags() {
-            flags if flags.is_empty() => (),
-            flags => words.push(format!("({flags})")),
+        let flags: Vec<_> = self.scheduler.flags().collect();
+        if !flags.is_empty() {
+            words.push(format!("({})", flags.join(",")));
         }
         if let Some(Persistence { seconds, prefix }) = self.settings.persistence {
             words.push(format!("persistent {seconds}"));
@@ -492,21 +383,6 @@ impl Default for Timeouts {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn schedulers_have_ipvsadms_names() {
-        for (name, scheduler) in Scheduler::NAMED {
-            assert_eq!((scheduler.name(), Scheduler::named(name)), (name, Some(scheduler)));
-        }
-        let sh = Scheduler::named("sh").unwrap().with_flags("sh-port, sh-fallback").unwrap();
-        assert_eq!(
-            (sh, sh.flags().as_str()),
-            (Scheduler::SourceHash(HashFlags { port: true, fallback: true }), "sh-fallback,sh-port")
-        );
-        let refused = Scheduler::MaglevHash(HashFlags::default()).with_flags("sh-port").unwrap_err();
-        assert_eq!(refused, "mh has the flags \"mh-port\" and \"mh-fallback\"");
-        assert!(Scheduler::RoundRobin.with_flags("mh-port").is_err());
-    }
 
     #[test]
     fn rules_overlap_and_cover_as_their_packets_do() {

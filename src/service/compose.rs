@@ -231,7 +231,8 @@ impl Composer {
         reals.reverse();
         let stateless = self.table(&reals, plan.takes.port());
         let ServicePlan { takes, scheduler, settings, .. } = *plan;
-        let service = Service { id, takes, scheduler, settings, reals: reals.into(), stateless };
+        let edits = before.map_or(0, |before| before.edits.wrapping_add(1));
+        let service = Service { id, takes, scheduler, settings, edits, reals: reals.into(), stateless };
         self.placed[id.index()] = Some(Placed { config: None, service: Arc::new(service) });
         turn.waiting.len() == waiting
     }
@@ -256,7 +257,11 @@ impl Composer {
         if self.reals.len() <= id.index() {
             self.reals.resize(id.index() + 1, Real::nobody(0));
         }
+        let before = &self.reals[id.index()];
+        let stays = before.service == Some(service) && !before.removed;
+        let last_weight = if stays && plan.weight == 0 { before.last_weight } else { plan.weight };
         let mut real = Real {
+            last_weight,
             egress: plan.egress as u8,
             weight: plan.weight,
             upper: plan.upper,
@@ -309,9 +314,9 @@ impl Composer {
     fn share_out_again(&mut self, id: ServiceId) {
         let Some(Some(placed)) = self.placed.get(id.index()) else { return };
         let before = placed.service.clone();
-        let Service { id, takes, scheduler, settings, .. } = *before;
+        let Service { id, takes, scheduler, settings, edits, .. } = *before;
         let (reals, stateless) = (before.reals.clone(), self.table(&before.reals, takes.port()));
-        let service = Arc::new(Service { id, takes, scheduler, settings, reals, stateless });
+        let service = Arc::new(Service { id, takes, scheduler, settings, edits, reals, stateless });
         if let Some(placed) = &mut self.placed[id.index()] {
             placed.service = service;
         }

@@ -45,6 +45,8 @@ pub struct Service {
     pub takes: Takes,
     pub scheduler: Scheduler,
     pub settings: Settings,
+    /// How often it was edited, itself or its reals.
+    pub edits: u32,
     /// Its reals in `Snapshot::reals`, newest first.
     pub reals: Box<[RealId]>,
     /// Who gets what has no flow and can have none: the reals that answer, by a hash of the client. Its numbers are
@@ -85,7 +87,9 @@ pub struct Real {
     /// Of its number: a flow that names this number with another generation is dead.
     pub generation: u8,
     pub weight: u16,
-    /// Of the port that leads to it.
+    /// The last weight that was not zero since it was added; zero: it was added with none.
+    pub last_weight: u16,
+    /// Of the port that leads to it; zero, so that no packet fits, when it has no MAC address.
     pub mtu: u16,
     /// None: the number is nobody's.
     pub service: Option<ServiceId>,
@@ -108,6 +112,7 @@ impl Real {
             answers: false,
             generation,
             weight: 0,
+            last_weight: 0,
             mtu: 0,
             service: None,
             port: 0,
@@ -127,7 +132,7 @@ impl Real {
         };
         self.link[..6].copy_from_slice(&mac.0);
         self.link[6..].copy_from_slice(&station.mac.0);
-        (self.has_mac, self.mtu) = (has_mac, station.mtu);
+        (self.has_mac, self.mtu) = (has_mac, if has_mac { station.mtu } else { 0 });
         std::mem::replace(&mut self.answers, answers) != answers
     }
 }
@@ -307,6 +312,7 @@ pub(crate) mod tests {
             takes: Takes::exact(Protocol::Tcp, Ipv4Addr::new(10, 9, 0, 100), 80),
             scheduler,
             settings: Settings::default(),
+            edits: 0,
             reals: (0..reals as u16).rev().map(RealId).collect(),
             stateless: Arc::default(),
         }

@@ -11,7 +11,7 @@ use super::{Seen, choice, no_host, number, place, station};
 use crate::config::error::Mistakes;
 use crate::config::raw::{RawPersistence, RawReal, RawService, Text, shown};
 use crate::config::{
-    Forwarding, Limits, MatchRule, OnMiss, OnRemoved, Persistence, Ports, Protocol, RealConfig, Scheduler,
+    Forwarding, Limits, MatchRule, NoScheduler, OnMiss, OnRemoved, Persistence, Ports, Protocol, RealConfig, Scheduler,
     ServiceConfig, Settings, Takes,
 };
 use crate::packet::Ipv4Net;
@@ -220,21 +220,16 @@ pub(super) fn virtual_fault(net: Ipv4Net, ports: &Stations) -> Option<String> {
 }
 
 fn scheduler(path: &str, raw: &RawService, mistakes: &mut Mistakes) -> Scheduler {
-    let named = raw.scheduler.as_ref().map(|name| (Scheduler::named(name.get_ref()), name));
-    let scheduler = match named {
-        None => Scheduler::default(),
-        Some((Some(scheduler), _)) => scheduler,
-        Some((None, name)) => {
-            let message = format!("{} is not allowed: one of {}", shown(name.get_ref()), Scheduler::names());
-            mistakes.add(name.span().start, format!("{path}.scheduler"), message);
-            return Scheduler::default();
-        }
-    };
-    let Some(flags) = &raw.flags else { return scheduler };
-    scheduler.with_flags(flags.get_ref()).unwrap_or_else(|reason| {
-        let message = format!("{} is not allowed: {reason}", shown(flags.get_ref()));
-        mistakes.add(flags.span().start, format!("{path}.flags"), message);
-        scheduler
+    let name = raw.scheduler.as_ref().map_or(ServiceConfig::SCHEDULER.name(), |name| name.get_ref());
+    let flags = raw.flags.as_ref().map_or("", |flags| flags.get_ref());
+    let flags = flags.split(',').map(str::trim).filter(|flag| !flag.is_empty());
+    Scheduler::parse(name, flags).unwrap_or_else(|reason| {
+        let (key, text) = match reason {
+            NoScheduler::Name(_) => ("scheduler", &raw.scheduler),
+            NoScheduler::Flag { .. } | NoScheduler::FlagTwice(_) => ("flags", &raw.flags),
+        };
+        mistakes.add(place(text), format!("{path}.{key}"), reason.to_string());
+        ServiceConfig::SCHEDULER
     })
 }
 
