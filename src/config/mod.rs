@@ -121,9 +121,11 @@ pub struct Config {
 
 impl Config {
     /// The addresses that the director answers for: those of services, and those that match rules have as their one
-    /// destination.
+    /// destination, if their mark leads to a service.
     pub fn virtual_networks(&self) -> impl Iterator<Item = Ipv4Net> {
-        let rules = self.matches.iter().map(|rule| rule.destination).filter(|net| net.prefix == 32);
+        let has_service = |mark| self.services.iter().any(|service| service.takes == Takes::Mark(mark));
+        let rules = self.matches.iter().filter(|rule| rule.destination.prefix == 32);
+        let rules = rules.filter(move |rule| has_service(rule.mark)).map(|rule| rule.destination);
         self.services.iter().filter_map(|service| service.takes.net()).chain(rules)
     }
 

@@ -435,6 +435,7 @@ fn the_configuration_says_whom_to_know() {
         matches: vec![
             MatchRule { destination: "10.9.0.101/32".parse().unwrap(), ..MatchRule::any(7) },
             MatchRule { destination: "10.9.0.0/24".parse().unwrap(), ..MatchRule::any(7) },
+            MatchRule { destination: "10.9.0.102/32".parse().unwrap(), ..MatchRule::any(8) },
         ],
         services: vec![
             ServiceConfig::new(
@@ -443,6 +444,7 @@ fn the_configuration_says_whom_to_know() {
                 vec![real("10.9.0.11", None), real("10.8.0.12", Some(REAL_MAC))],
             )
             .into(),
+            ServiceConfig::new(Takes::Mark(7), Scheduler::RoundRobin, Vec::new()).into(),
             ServiceConfig::new(network("10.9.0.112/31"), Scheduler::RoundRobin, Vec::new()).into(),
             ServiceConfig::new(network("198.18.0.0/16"), Scheduler::RoundRobin, Vec::new()).into(),
         ],
