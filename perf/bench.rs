@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use drover::clock::Now;
-use drover::config::{Config, Protocol, Scheduler};
+use drover::config::{Config, Protocol, Scheduler, Settings, Takes};
 use drover::counters::Ledger;
 use drover::director::{Director, Tables};
 use drover::dpdk::{Eal, EalOptions, Mempool, Port, PortOptions, PortQueue, cycles};
@@ -224,14 +224,15 @@ pub fn snapshot_v6() -> Snapshot {
         address: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 2, number).into(),
         port: TCP_PORT,
         weight: 1,
+        upper: 0,
+        lower: 0,
         egress: 0,
         reach: Reach::At(Mac([2, 0, 0, 1, 2, number as u8])),
     };
     let service = ServicePlan {
-        protocol: Protocol::Tcp,
-        address: VIP_V6.into(),
-        port: TCP_PORT,
+        takes: Takes::exact(Protocol::Tcp, VIP_V6, TCP_PORT),
         scheduler: Scheduler::RoundRobin,
+        settings: Settings::default(),
         reals: (0..REALS as u16).map(real).collect(),
     };
     Snapshot::lay_out(1, stations, &[service])

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crossbeam::utils::CachePadded;
 
 use crate::flow::Pin;
-use crate::service::ServiceId;
+use crate::service::{RealId, ServiceId};
 use crate::verdict::DropReason;
 
 /// A counter with one writer.
@@ -88,9 +88,19 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Lines for all numbers that there can be.
     pub fn new(services: usize, reals: usize) -> Ledger {
         let lines = |count| (0..count).map(|_| Traffic::default()).collect();
         Ledger { frames: CachePadded::default(), services: lines(services), reals: lines(reals) }
+    }
+
+    /// Forgets what was counted under numbers that are about to mean something else. Only for numbers that nobody has:
+    /// the worker counts nothing under them until it has taken up the snapshot that gives them away, so there is still
+    /// one writer.
+    pub fn clear(&self, services: &[ServiceId], reals: &[RealId]) {
+        let services = services.iter().filter_map(|id| self.services.get(id.index()));
+        let reals = reals.iter().filter_map(|id| self.reals.get(id.index()));
+        services.chain(reals).for_each(Traffic::clear);
     }
 
     /// Several packets of a service.
@@ -145,6 +155,11 @@ impl Traffic {
     pub fn count_packet(&self, bytes: u16) {
         self.packets.add(1);
         self.bytes.add(bytes.into());
+    }
+
+    fn clear(&self) {
+        let Traffic { connections, packets, bytes, active, inactive } = self;
+        [connections, packets, bytes, active, inactive].into_iter().for_each(|counter| counter.set(0));
     }
 
     fn standing(&self, pin: Pin) -> &Counter {

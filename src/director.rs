@@ -49,7 +49,7 @@ pub struct Director {
 /// What the flows of both families have in common.
 struct Choosing {
     /// One a service, by its index.
-    schedules: Vec<Schedule>,
+    schedules: Vec<Option<Schedule>>,
     timeouts: Timeouts,
     /// Connections of which only a SYN was seen, and how many of them may have an entry.
     half_open: usize,
@@ -166,11 +166,11 @@ struct Scene<'s> {
 impl Scene<'_> {
     /// Counts a packet to a real of a service.
     #[inline(always)]
-    fn count(&self, run: &mut Run, real: RealId, service: ServiceId, packet: dr::Packet) {
+    fn count(&self, run: &mut Run, real: RealId, service: Option<ServiceId>, packet: dr::Packet) {
         if let Some(traffic) = self.traffic.get(real.index()) {
             traffic.count_packet(packet.total_len());
         }
-        run.count(self.ledger, service.index(), packet.total_len());
+        run.count(self.ledger, service.map_or(usize::MAX, ServiceId::index), packet.total_len());
     }
 }
 
@@ -222,7 +222,9 @@ impl Director {
     /// connections may have an entry that have sent nothing but a SYN.
     pub fn new(tables: Tables, half_open: usize, snapshot: &Snapshot, worker: usize, ledger: Arc<Ledger>) -> Director {
         let begin = Start { worker, addresses: 1, ..Start::default() };
-        let start = |service: &Service| Schedule::start(service.scheduler, &service.roster, begin);
+        let start = |service: &Option<Arc<Service>>| {
+            service.as_ref().map(|service| Schedule::start(service.scheduler, &service.roster, begin))
+        };
         let choosing = Choosing {
             schedules: snapshot.services.iter().map(start).collect(),
             timeouts: Timeouts::default(),
@@ -414,11 +416,12 @@ impl Choosing {
 
     /// The real for a new connection, or why there is none.
     fn choose<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K) -> Result<RealId, DropReason> {
-        let service = key.service().map(|id| scene.snapshot.service(id)).ok_or(DropReason::NoService)?;
-        let schedule = self.schedules.get_mut(service.id.index()).ok_or(DropReason::NoService)?;
+        let service = key.service().and_then(|id| scene.snapshot.service(id)).ok_or(DropReason::NoService)?;
+        let schedule = self.schedules.get_mut(service.id.index()).and_then(Option::as_mut);
+        let schedule = schedule.ok_or(DropReason::NoService)?;
         let ledger = scene.ledger;
         let loads = |id: RealId| ledger.reals.get(id.index()).map_or_else(Load::default, load_of);
-        let opening = key.opening(service.address);
+        let opening = key.opening(service.takes.address());
         schedule.choose(&service.roster, &opening, loads, scene.tick).ok_or_else(|| nobody(service))
     }
 
@@ -534,8 +537,8 @@ fn nobody(service: &Service) -> DropReason {
 
 /// By the client's address and port alone, the same on every director.
 fn stateless_way<K: ClientKey<Q>, const Q: usize>(snapshot: &Snapshot, key: K) -> Result<Way, DropReason> {
-    let service = key.service().map(|id| snapshot.service(id)).ok_or(DropReason::NoService)?;
-    let chosen = service.roster.without_state(service.scheduler, &key.opening(service.address));
+    let service = key.service().and_then(|id| snapshot.service(id)).ok_or(DropReason::NoService)?;
+    let chosen = service.roster.without_state(service.scheduler, &key.opening(service.takes.address()));
     chosen.map(Way::Stateless).ok_or_else(|| nobody(service))
 }
 

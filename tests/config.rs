@@ -1,9 +1,14 @@
 //! Bad files and what is said about them, to the letter; good files and what they mean.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use drover::config::{self, Config, CoresConfig, Device, FlowsConfig, Idle, Protocol, Scheduler, WorkerCores};
+use drover::config::{
+    self, Config, CoresConfig, Device, FlowsConfig, Idle, Limits, MacMatch, OnMiss, OnRemoved, Ports, Scheduler,
+    ServiceConfig, Timeouts, WorkerCores,
+};
 use drover::flow::FlowTable;
+use drover::packet::Mac;
 use proptest::prelude::*;
 
 /// A port that has nothing wrong, to put other things behind.
@@ -223,7 +228,7 @@ fn services_are_checked() {
     expect_after_port(&[
         (
             "[[service]]\nscheduler = \"wlc\"\n",
-            "x.toml:4:1: service[0]: no address: tcp or udp, a virtual address with its port, such as \"10.9.0.100:80\"",
+            "x.toml:4:1: service[0]: no address: tcp or udp, a virtual address with its port, such as \"10.9.0.100:80\", or mark",
         ),
         (
             "[[service]]\ntcp = \"10.9.0.100:80\"\nudp = \"10.9.0.100:80\"\n",
@@ -235,7 +240,8 @@ fn services_are_checked() {
         ),
         (
             "[[service]]\ntcp = \"10.9.0.100:0\"\n",
-            "x.toml:5:7: service[0].tcp: 10.9.0.100:0 is not allowed: a port of 1 to 65535",
+            "x.toml:5:7: service[0].tcp: 10.9.0.100:0 is not allowed: port 0 is any port, and then a client's connections \
+             have to stay together: persistent = 360, or a service by mark",
         ),
         (
             "[[service]]\ntcp = \"10.9.0.10:80\"\n",
@@ -252,12 +258,201 @@ fn services_are_checked() {
              x.toml:9:7: service[2].udp: 10.9.0.255:53 is not allowed: an address that one host can have, not the network's broadcast address",
         ),
         (
-            "[[service]]\ntcp = \"10.9.0.100:80\"\nscheduler = \"wlc\"\nforward = \"nat\"\n[[service]]\ntcp = \"10.9.0.100:80\"\n",
-            "x.toml:6:13: service[0].scheduler: \"wlc\" is not allowed: \"rr\" or \"wrr\"\n\
+            "[[service]]\ntcp = \"10.9.0.100:80\"\nscheduler = \"wlcc\"\nforward = \"nat\"\n[[service]]\ntcp = \"10.9.0.100:80\"\n",
+            "x.toml:6:13: service[0].scheduler: there is no scheduler \"wlcc\": use one of rr, wrr, lc, wlc, lblc, \
+             lblcr, dh, sh, sed, nq, fo, ovf, mh, twos, maglev\n\
              x.toml:7:11: service[0].forward: \"nat\" is not allowed: \"dr\"\n\
              x.toml:9:7: service[1].tcp: TCP 10.9.0.100:80 is not allowed twice: line 5 has it already",
         ),
     ]);
+}
+
+#[test]
+fn services_take_what_lvs_can_say() {
+    let config = good(&format!(
+        "{PORT}[timeouts]\ntcp = 60\nudp = 5\n\
+         [[service]]\nudp = \"10.9.0.100:8000-8099\"\none_packet = true\nscheduler = \"sh\"\nflags = \"sh-port,sh-fallback\"\n\
+         [[service]]\ntcp = \"198.18.0.0/28:80\"\non_removed = \"drop\"\non_miss = \"drop\"\n\
+         [[service]]\ntcp = \"10.9.0.101:0\"\npersistent = true\nscheduler = \"maglev\"\n\
+         [[service.real]]\naddress = \"10.9.0.11:0\"\nupper = 10\nlower = 10\n\
+         [[service]]\nmark = 7\npersistent = 120\nnetmask = \"255.255.0.0\"\n\
+         [[match]]\nmark = 7\nsource = \"10.0.0.0/8\"\ndestination = \"10.9.0.102\"\nports = \"1-9\"\nprotocol = \"tcp\"\n\
+         ingress = \"dtap0\"\nnot_source_mac = \"02:00:00:00:00:01\"\n"
+    ));
+    let said =
+        |service: &Arc<ServiceConfig>| format!("{} {} {}", service.takes, service.scheduler.name(), service.flags());
+    assert_eq!(
+        config.services.iter().map(said).collect::<Vec<_>>(),
+        [
+            "UDP 10.9.0.100:8000-8099 sh (sh-fallback,sh-port) ops",
+            "TCP 198.18.0.0/28:80 wlc ",
+            "TCP 10.9.0.101:0 maglev persistent 360",
+            "FWM 7 wlc persistent 120 mask 255.255.0.0",
+        ]
+    );
+    let settings: Vec<_> =
+        config.services.iter().map(|service| (service.settings.on_removed, service.settings.on_miss)).collect();
+    use OnRemoved::{Drop, Reschedule};
+    let expected =
+        [(Reschedule, OnMiss::Reset), (Drop, OnMiss::Drop), (Reschedule, OnMiss::Hash), (Reschedule, OnMiss::Reset)];
+    assert_eq!(settings, expected);
+    let real = &config.services[2].reals[0];
+    assert_eq!((real.port, real.upper, real.lower), (0, 10, 10));
+    assert_eq!(config.timeouts, Timeouts { tcp: 60, tcp_fin: 120, udp: 5 });
+    let rule = &config.matches[0];
+    assert_eq!((rule.mark, rule.ports, rule.ingress), (7, Ports { first: 1, last: 9 }, Some(0)));
+    assert_eq!(rule.source_mac, Some(MacMatch::IsNot(Mac([2, 0, 0, 0, 0, 1]))));
+    assert_eq!((config.limits.services, config.limits.reals), (1024, 8192));
+    assert_eq!(good(&format!("max_services = 7\nmax_reals = 9\n{PORT}")).limits, Limits { services: 7, reals: 9 });
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    let one = |rest: &str| format!("[[service]]\ntcp = \"10.9.0.100:80\"\n{rest}\n");
+    let cases = [
+        (
+            one("flags = \"mh-port\""),
+            "6:9: service[0].flags: \"mh-port\" does not belong to wlc, which has no flags: leave it out",
+        ),
+        (
+            one("scheduler = \"sh\"\nflags = \"mh-port\""),
+            "7:9: service[0].flags: \"mh-port\" does not belong to sh: its flags are sh-fallback and sh-port",
+        ),
+        (one("persistent = 0"), "6:14: service[0].persistent: 0 is not allowed: 1 to 2678400"),
+        (one("persistent = \"yes\""), "6:14: service[0].persistent: \"yes\" is not allowed: seconds, or true for 360"),
+        (
+            one("netmask = \"255.255.255.0\""),
+            "6:11: service[0].netmask: \"255.255.255.0\" is not allowed: only beside persistent, whose clients it puts together",
+        ),
+        (
+            one("persistent = true\nnetmask = \"255.0.255.0\""),
+            "7:11: service[0].netmask: \"255.0.255.0\" is not allowed: a mask such as \"255.255.255.0\": ones, and then zeros",
+        ),
+        (
+            one("one_packet = true"),
+            "6:14: service[0].one_packet: true is not allowed: only for udp and mark; a TCP connection is more than one packet",
+        ),
+        (
+            one("on_miss = \"rst\""),
+            "6:11: service[0].on_miss: \"rst\" is not allowed: \"hash\" or \"reset\" or \"drop\"",
+        ),
+        (
+            one("on_removed = \"hash\""),
+            "6:14: service[0].on_removed: \"hash\" is not allowed: \"reschedule\" or \"reset\" or \"drop\"",
+        ),
+        (one("mark = 7"), "6:8: service[0].mark: not allowed beside tcp: exactly one of them"),
+        ("[[service]]\nmark = 0\n".into(), "5:8: service[0].mark: 0 is not allowed: 1 to 4294967295"),
+        (
+            "[[service]]\ntcp = \"10.9.0.100:90-80\"\n".into(),
+            "5:7: service[0].tcp: \"10.9.0.100:90-80\" is not allowed: ports from the first to a later one, such as \"8000-8099\"; from 1 on",
+        ),
+        (
+            "[[service]]\ntcp = \"198.18.0.1/28:80\"\n".into(),
+            "5:7: service[0].tcp: 198.18.0.1/28:80 is not allowed: a network is written with its first address, 198.18.0.0/28",
+        ),
+        (
+            "[[service]]\ntcp = \"198.0.0.0/7:80\"\n".into(),
+            "5:7: service[0].tcp: 198.0.0.0/7:80 is not allowed: a network of virtual addresses has a prefix length of 8 to 32",
+        ),
+        (
+            "[[service]]\ntcp = \"10.9.0.0/28:80\"\n".into(),
+            "5:7: service[0].tcp: 10.9.0.0/28:80 is not allowed: addresses of their own, and port \"dtap0\" has 10.9.0.10 for itself",
+        ),
+        (
+            one("[[service.real]]\naddress = \"10.9.0.11\"\nlower = 5"),
+            "8:9: service[0].real[0].lower: 5 is not allowed: only beside upper, which says where new connections end",
+        ),
+        (
+            one("[[service.real]]\naddress = \"10.9.0.11\"\nweight = 65536"),
+            "8:10: service[0].real[0].weight: 65536 is not allowed: 0 to 65535",
+        ),
+        (
+            one("[[service.real]]\naddress = \"10.9.0.11\"\nlower = 5\nupper = 4"),
+            "8:9: service[0].real[0].lower: 5 is not allowed: at most upper, 4; new connections begin again below lower",
+        ),
+        (
+            "[[service]]\nmark = 7\n[[service.real]]\naddress = \"10.9.0.11:80\"\n".into(),
+            "7:11: service[0].real[0].address: \"10.9.0.11:80\" is not allowed: no port: the service takes several; direct routing leaves packets as they are and cannot map ports",
+        ),
+        ("[timeouts]\ntcp = 0\n".into(), "5:7: timeouts.tcp: 0 is not allowed: 1 to 2147483"),
+        ("[[match]]\nports = \"80\"\n".into(), "4:1: match[0].mark: missing: the mark of a service, such as 7"),
+        (
+            "[[match]]\nmark = 7\nsource = \"10.0.0.1/8\"\n".into(),
+            "6:10: match[0].source: \"10.0.0.1/8\" is not allowed: a network is written with its first address, 10.0.0.0/8",
+        ),
+        (
+            "[[match]]\nmark = 7\ningress = \"wan\"\n".into(),
+            "6:11: match[0].ingress: \"wan\" is not allowed: the name of a port, \"dtap0\"",
+        ),
+        (
+            "[[match]]\nmark = 7\ndestination = \"10.9.0.10\"\n".into(),
+            "6:15: match[0].destination: 10.9.0.10 is not allowed: an address of its own, and port \"dtap0\" has this one for itself",
+        ),
+        (
+            "[[match]]\nmark = 7\nsource_mac = \"02:00:00:00:00:01\"\nnot_source_mac = \"02:00:00:00:00:02\"\n".into(),
+            "7:18: match[0].not_source_mac: not allowed beside source_mac: at most one of them",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(messages(&format!("{PORT}{text}")), format!("x.toml:{expected}"), "\n{text}");
+    }
+    let few = format!(
+        "max_reals = 1\n{PORT}{}[[service.real]]\naddress = \"10.9.0.11\"\n[[service.real]]\naddress = \"10.9.0.12\"\n",
+        one("")
+    );
+    assert_eq!(messages(&few), "x.toml:1:13: max_reals: 1 is not allowed: 2 to 65535");
+}
+
+#[test]
+fn two_services_are_never_equally_exact() {
+    let pair = |one: &str, two: &str| format!("{PORT}[[service]]\n{one}\n[[service]]\n{two}\n");
+    let apart = [
+        ("tcp = \"10.9.0.100:80-90\"", "tcp = \"10.9.0.100:85\""),
+        ("tcp = \"10.9.0.100:80-90\"", "udp = \"10.9.0.100:85-95\""),
+        ("tcp = \"10.9.0.100:80-90\"", "tcp = \"10.9.0.100:91-95\""),
+        ("tcp = \"198.18.0.0/28:80-90\"", "tcp = \"198.18.0.0/29:85-95\""),
+    ];
+    for (one, two) in apart {
+        good(&pair(one, two));
+    }
+    for (one, two) in [("10.9.0.100:80-90", "10.9.0.100:90-95"), ("198.18.0.0/28:1-9", "198.18.0.0/28:2-3")] {
+        let expected = format!(
+            "x.toml:7:7: service[1].tcp: TCP {two} is not allowed: line 5 has TCP {one}, and ports in both would be for \
+             either; ranges apart"
+        );
+        assert_eq!(messages(&pair(&format!("tcp = \"{one}\""), &format!("tcp = \"{two}\""))), expected);
+    }
+    assert_eq!(
+        messages(&pair("mark = 7", "mark = 7")),
+        "x.toml:7:8: service[1].mark: FWM 7 is not allowed twice: line 5 has it already"
+    );
+    let real = "tcp = \"198.18.0.1:80\"\n[[service.real]]\naddress = \"10.9.0.113\"";
+    assert_eq!(
+        messages(&pair("udp = \"10.9.0.112/28:53\"", real)),
+        "x.toml:9:11: service[1].real[0].address: 10.9.0.113 is not allowed: a server's own address, and UDP \
+         10.9.0.112/28:53 is a service"
+    );
+}
+
+#[test]
+fn rules_that_meet_are_told_who_wins() {
+    let text = format!(
+        "{PORT}[[service]]\nmark = 7\n[[service]]\nmark = 8\n[[service]]\nmark = 9\n\
+         [[match]]\nmark = 7\nports = \"80\"\n\
+         [[match]]\nmark = 8\nprotocol = \"udp\"\n\
+         [[match]]\nmark = 7\nports = \"80\"\nprotocol = \"tcp\"\n\
+         [[match]]\nmark = 5\nports = \"81\"\nprotocol = \"tcp\"\n"
+    );
+    let (_, warnings) = config::parse_with_warnings(&text, "x.toml").unwrap();
+    assert_eq!(
+        warnings.lines().collect::<Vec<_>>(),
+        [
+            "x.toml:8:1: service[2].mark: warning: no [[match]] gives mark 9: nothing comes to this service",
+            "x.toml:13:1: match[1]: warning: packets that match the rule on line 10 too get its mark 7: the first rule wins",
+            "x.toml:16:1: match[2]: warning: never reached: all its packets get mark 7 by the rule on line 10, which comes first",
+            "x.toml:20:1: match[3].mark: warning: no service has mark 5: its packets go as if they had none",
+        ]
+    );
 }
 
 #[test]
@@ -365,7 +560,8 @@ fn columns_count_letters_and_not_bytes() {
         messages(
             "[[port]]\ntap = \"t\"\naddress = \"10.0.0.1/8\"\n[[service]]\n\"ü\".tcp = 1\ntcp = \"10.1.0.1:80\"\n"
         ),
-        "x.toml:5:1: service[0].\"ü\": no such key: allowed here are tcp, udp, scheduler, forward, real"
+        "x.toml:5:1: service[0].\"ü\": no such key: allowed here are tcp, udp, mark, scheduler, flags, \
+         persistent, netmask, one_packet, on_removed, on_miss, forward, real"
     );
     assert!(messages("control = { \"ü\" = 1, sacket = 2 }").contains("x.toml:1:22: control.sacket"));
 }
@@ -452,8 +648,10 @@ fn the_laboratorys_file_means_what_it_says() {
     assert_eq!(config.ports[0].address.to_string(), "10.9.0.10/24");
     assert_eq!(config.ports[0].host_tap, "drover0");
     let service = &config.services[0];
-    assert_eq!((service.protocol, service.scheduler), (Protocol::Tcp, Scheduler::WeightedRoundRobin));
-    assert_eq!((service.address.to_string().as_str(), service.port), ("10.9.0.100", 80));
+    assert_eq!(
+        (service.takes.to_string().as_str(), service.scheduler),
+        ("TCP 10.9.0.100:80", Scheduler::WeightedRoundRobin)
+    );
     let reals: Vec<_> =
         service.reals.iter().map(|real| format!("{}:{} {}", real.address, real.port, real.weight)).collect();
     assert_eq!(reals, ["10.9.0.11:80 3", "10.9.0.12:80 2", "10.9.0.13:80 1"]);
@@ -469,7 +667,7 @@ fn the_example_for_a_dedicated_machine_means_what_it_says() {
     assert_eq!(config.ports[0].device, Device::Pci("0000:3b:00.0".into()));
     assert_eq!(config.ports[0].gateway, Some([192, 0, 2, 1].into()));
     assert_eq!(config.services.len(), 2);
-    assert_eq!(config.services[1].protocol, Protocol::Udp);
+    assert_eq!(config.services[1].takes.to_string(), "UDP 192.0.2.100:53");
 }
 
 #[test]
@@ -485,7 +683,9 @@ fn the_example_for_an_ordinary_interface_means_what_it_says() {
 fn the_annotated_file_knows_every_key() {
     let text = std::fs::read_to_string("conf/drover.toml").unwrap();
     let keys = "hugepages memory_mb idle management workers name pci af_packet tap vdev address gateway vlan mac mtu \
-                host_tap allow_host_addresses per_worker socket tcp udp scheduler forward weight";
+                host_tap allow_host_addresses per_worker socket tcp udp scheduler forward weight max_services max_reals \
+                tcp_fin mark flags persistent netmask one_packet on_removed on_miss upper lower source destination \
+                ports protocol ingress source_mac not_source_mac";
     for key in keys.split_whitespace() {
         let written = |line: &str| {
             let line = line.trim_start_matches(['#', ' ']);
@@ -497,7 +697,7 @@ fn the_annotated_file_knows_every_key() {
 
 /// Lines of the right words in wrong places reach deeper than random letters do.
 fn lines() -> impl Strategy<Value = String> {
-    let key = "(hugepages|idle|cores|port|name|pci|tap|vdev|address|mtu|flows|service|tcp|udp|real|weight|mac|[a-z\"é.]{0,4})";
+    let key = "(hugepages|idle|cores|port|name|pci|tap|vdev|address|mtu|flows|service|match|mark|ports|source|persistent|netmask|flags|tcp|udp|real|weight|upper|mac|[a-z\"é.]{0,4})";
     let value = "(true|-?[0-9]{1,21}|0x[0-9a-f]{1,20}|[0-9]\\.[0-9]|\"[0-9a-f.:/]{0,20}\"|\"\\PC{0,20}\"|\\[[0-9, ]{0,9}\\]|\\{\\}|1979-05-27|\\PC{0,9})";
     let line = format!("({key} = {value}|\\[{key}\\]|\\[\\[{key}(\\.{key})?\\]\\]|\\PC{{0,20}})\r?\n");
     let line = prop::string::string_regex(&line).unwrap();

@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use common::*;
 use drover::clock::Now;
-use drover::config::{Protocol, Scheduler};
+use drover::config::{Protocol, Scheduler, Settings, Takes};
 use drover::director::Director;
 use drover::flow::FlowTable;
 use drover::packet::{Burst, Mac};
@@ -215,14 +215,15 @@ fn snapshot_v6() -> Snapshot {
         address: format!("2001:db8::{number}").parse().unwrap(),
         port: 80,
         weight: 1,
+        upper: 0,
+        lower: 0,
         egress: 0,
         reach: Reach::At(real_mac(number)),
     };
     let service = ServicePlan {
-        protocol: Protocol::Tcp,
-        address: VIP_V6.parse().unwrap(),
-        port: 80,
+        takes: Takes::exact(Protocol::Tcp, VIP_V6.parse::<IpAddr>().unwrap(), 80),
         scheduler: Scheduler::RoundRobin,
+        settings: Settings::default(),
         reals: vec![real(1), real(2), real(3)],
     };
     Snapshot::lay_out(1, snapshot().stations, &[service])

@@ -24,8 +24,11 @@ fn main() -> ExitCode {
     if let Some(file) = arguments.check {
         return config::run_check(&file);
     }
-    match config::load(&arguments.config) {
-        Ok(config) => daemon::start(config, &arguments.config),
+    match config::examine(&arguments.config) {
+        Ok((config, warnings)) => {
+            warnings.lines().for_each(|warning| log::warn!("{warning}"));
+            daemon::start(config, &arguments.config)
+        }
         Err(errors) => {
             eprintln!("{errors}");
             ExitCode::from(config::EXIT_REFUSED)

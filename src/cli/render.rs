@@ -168,7 +168,8 @@ fn unresolved(services: &[ServiceEntry], style: Style) -> String {
     for service in services {
         for real in service.reals.iter().filter(|real| mac_is_missing(real.state)) {
             let state = style.paint(colour_of(real.state), state_name(real.state));
-            text += &format!("  {} of {} {}: {state}\n", real.address, plain(&service.protocol), service.address);
+            text +=
+                &format!("  {} of {} {}: {state}\n", real.address, plain(&service.protocol), plain(&service.address));
         }
     }
     if text.is_empty() { text } else { format!("{}\n{text}", style.heading("Reals without a MAC address")) }
@@ -206,7 +207,8 @@ pub fn services(services: &[ServiceEntry], style: Style) -> String {
          State       MAC\n",
     );
     for service in services {
-        text += &format!("{:<4} {} {}\n", plain(&service.protocol), service.address, plain(&service.scheduler));
+        let how = [plain(&service.scheduler), plain(&service.flags)].join(" ");
+        text += &format!("{:<4} {} {}\n", plain(&service.protocol), plain(&service.address), how.trim_end());
         for real in &service.reals {
             text += &real_line(real, style);
         }

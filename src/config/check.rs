@@ -1,7 +1,9 @@
 //! Raw → checked: every rule that the file alone can break.
 
-mod ports;
-mod services;
+mod matches;
+pub(super) mod ports;
+pub(super) mod services;
+mod words;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -14,20 +16,26 @@ use std::str::FromStr;
 use toml::Spanned;
 
 use super::error::Mistakes;
-use super::raw::{Number, RawConfig, RawWorkers, Text, shown};
-use super::{Config, ControlConfig, CoresConfig, FlowsConfig, Idle, WorkerCores};
+use super::raw::{Number, RawConfig, RawTimeouts, RawWorkers, Text, shown};
+use super::{Config, ControlConfig, CoresConfig, FlowsConfig, Idle, Limits, Timeouts, WorkerCores};
 
 /// What `sched_setaffinity`'s mask has room for.
 const HIGHEST_CORE: i64 = 1023;
 /// DPDK's limit on threads of its own, less the management core.
 const MOST_WORKERS: i64 = 127;
+/// The kernel's, whose clock has a thousand ticks a second and 31 bits of them.
+const LONGEST_TIMEOUT: i64 = 2_147_483;
 /// What `sun_path` has room for, with its closing zero.
 const LONGEST_SOCKET: usize = 107;
 
 /// The checked configuration; worth nothing as soon as there is a mistake.
 pub(super) fn check(raw: &RawConfig, mistakes: &mut Mistakes) -> Config {
     let ports = ports::check(&raw.ports, mistakes);
-    let services = services::check(&raw.services, &ports, mistakes);
+    let rules = matches::check(&raw.matches, &ports, mistakes);
+    let services = services::check(&raw.services, &rules, &ports, mistakes);
+    if mistakes.is_empty() {
+        matches::marks_meet(&raw.matches, &rules, &raw.services, &services, mistakes);
+    }
     let idle = idle(&raw.idle, mistakes);
     Config {
         cores: cores(raw, idle, mistakes),
@@ -36,7 +44,10 @@ pub(super) fn check(raw: &RawConfig, mistakes: &mut Mistakes) -> Config {
         idle,
         flows: flows(raw, mistakes),
         control: ControlConfig { socket: socket(&raw.control_socket, mistakes) },
+        limits: limits(raw, mistakes),
+        timeouts: timeouts(&raw.timeouts, "timeouts", Timeouts::default(), mistakes),
         ports: ports.all,
+        matches: rules,
         services,
     }
 }
@@ -110,6 +121,33 @@ fn flows_per_worker(raw: &Number, mistakes: &mut Mistakes) -> usize {
         mistakes.add(raw.span().start, "flows.per_worker", message);
     }
     value.clamp(*ALLOWED.start(), *ALLOWED.end()) as usize
+}
+
+/// No fewer than the file itself has.
+fn limits(raw: &RawConfig, mistakes: &mut Mistakes) -> Limits {
+    let (services, reals) = (raw.services.len(), raw.services.iter().map(|service| service.reals.len()).sum());
+    let default = Limits::for_file(services, reals);
+    let mut limit = |number: &Number, key: &str, there: usize, default: usize| {
+        let least = there.clamp(1, Limits::MOST) as i64;
+        let value = self::number(number, key, least..=Limits::MOST as i64, default as i64, mistakes);
+        value as usize
+    };
+    Limits {
+        services: limit(&raw.max_services, "max_services", services, default.services),
+        reals: limit(&raw.max_reals, "max_reals", reals, default.reals),
+    }
+}
+
+/// What is not said stays as it is.
+pub(super) fn timeouts(raw: &RawTimeouts, path: &str, now: Timeouts, mistakes: &mut Mistakes) -> Timeouts {
+    let mut seconds = |number: &Number, key: &str, now: u32| {
+        self::number(number, &format!("{path}.{key}"), 1..=LONGEST_TIMEOUT, now.into(), mistakes) as u32
+    };
+    Timeouts {
+        tcp: seconds(&raw.tcp, "tcp", now.tcp),
+        tcp_fin: seconds(&raw.tcp_fin, "tcp_fin", now.tcp_fin),
+        udp: seconds(&raw.udp, "udp", now.udp),
+    }
 }
 
 fn socket(raw: &Text, mistakes: &mut Mistakes) -> PathBuf {

@@ -4,9 +4,11 @@
 //! What only this machine can tell (hugepages, devices, cores) is `crate::preflight`.
 
 mod check;
+pub mod edit;
 mod error;
 mod raw;
 mod scheduler;
+mod service;
 
 use std::fmt;
 use std::fs::File;
@@ -14,9 +16,14 @@ use std::io::{self, Read};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-pub use error::{ConfigErrors, Mistake};
+pub use error::{ConfigErrors, Mistake, Warnings};
 pub use scheduler::{HashFlags, NoScheduler, Scheduler};
+pub use service::{
+    Forwarding, MacMatch, MatchRule, OnMiss, OnRemoved, Persistence, Ports, Protocol, RealConfig, ServiceConfig,
+    Settings, Takes, Timeouts,
+};
 
 use crate::packet::{Ipv4Net, Mac};
 
@@ -28,6 +35,11 @@ pub const EXIT_REFUSED: u8 = 2;
 
 /// Reads and checks a file.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    examine(path).map(|(config, _)| config)
+}
+
+/// Reads and checks a file, and says what is allowed but most likely not meant.
+pub fn examine(path: &Path) -> Result<(Config, Warnings), ConfigErrors> {
     let name = path.display().to_string();
     let whole_file = |message| ConfigErrors::whole_file(&name, message);
     let bytes = read(path).map_err(|error| whole_file(format!("cannot be read: {error}")))?;
@@ -35,7 +47,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         return Err(whole_file(format!("longer than the {} MB that a configuration may have", LONGEST_FILE >> 20)));
     }
     match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(text, &name),
+        Ok(text) => parse_with_warnings(text, &name),
         Err(error) => {
             // The text up to the first wrong byte is sound, and its end is the place.
             let sound = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
@@ -55,6 +67,10 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Checks a text; `name` is what messages call it.
 pub fn parse(text: &str, name: &str) -> Result<Config, ConfigErrors> {
+    parse_with_warnings(text, name).map(|(config, _)| config)
+}
+
+pub fn parse_with_warnings(text: &str, name: &str) -> Result<(Config, Warnings), ConfigErrors> {
     if text.len() as u64 > LONGEST_FILE {
         let message = format!("longer than the {} MB that a configuration may have", LONGEST_FILE >> 20);
         return Err(ConfigErrors::whole_file(name, message));
@@ -62,15 +78,19 @@ pub fn parse(text: &str, name: &str) -> Result<Config, ConfigErrors> {
     let mut mistakes = error::Mistakes::new(text);
     let config = raw::read(text, &mut mistakes).map(|raw| check::check(&raw, &mut mistakes));
     match config {
-        Some(config) if mistakes.is_empty() => Ok(config),
+        Some(config) if mistakes.is_empty() => Ok((config, mistakes.into_warnings(name))),
         _ => Err(mistakes.into_errors(name)),
     }
 }
 
-/// `droverd --check FILE`: says on stdout what a good file holds, and on stderr what is wrong with a bad one.
+/// `droverd --check FILE`: says on stdout what a good file holds, and on stderr what is wrong with a bad one and what is
+/// strange in a good one.
 pub fn run_check(path: &Path) -> ExitCode {
-    match load(path) {
-        Ok(config) => {
+    match examine(path) {
+        Ok((config, warnings)) => {
+            if !warnings.0.is_empty() {
+                eprintln!("{warnings}");
+            }
             println!("{}: ok: {}", path.display(), config.summary());
             ExitCode::SUCCESS
         }
@@ -91,10 +111,24 @@ pub struct Config {
     pub idle: Idle,
     pub flows: FlowsConfig,
     pub control: ControlConfig,
-    pub services: Vec<ServiceConfig>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    /// In the order in which they are tried.
+    pub matches: Vec<MatchRule>,
+    /// Shared, so that whoever lays out the next snapshot sees at once what is still the same.
+    pub services: Vec<Arc<ServiceConfig>>,
 }
 
 impl Config {
+    /// The addresses that the director answers for: those of services, and those that match rules have as their one
+    /// destination, if their mark leads to a service.
+    pub fn virtual_networks(&self) -> impl Iterator<Item = Ipv4Net> {
+        let has_service = |mark| self.services.iter().any(|service| service.takes == Takes::Mark(mark));
+        let rules = self.matches.iter().filter(|rule| rule.destination.prefix == 32);
+        let rules = rules.filter(move |rule| has_service(rule.mark)).map(|rule| rule.destination);
+        self.services.iter().filter_map(|service| service.takes.net()).chain(rules)
+    }
+
     /// `1 port, 1 service, 3 reals`.
     pub fn summary(&self) -> String {
         let count = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
@@ -210,63 +244,27 @@ impl FlowsConfig {
     }
 }
 
+/// How many services and reals there can be, those that were removed and may still be named among them: as many have
+/// a line of counters in every worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub services: usize,
+    pub reals: usize,
+}
+
+impl Limits {
+    /// Services and reals are 16-bit numbers in the flow table.
+    pub const MOST: usize = 65_535;
+    pub const LEAST: Limits = Limits { services: 1_024, reals: 8_192 };
+
+    /// What a file has that says nothing of it: room for twice what is in it.
+    pub fn for_file(services: usize, reals: usize) -> Limits {
+        let room = |count: usize, least: usize| (2 * count).clamp(least, Limits::MOST);
+        Limits { services: room(services, Limits::LEAST.services), reals: room(reals, Limits::LEAST.reals) }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlConfig {
     pub socket: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Protocol {
-    Tcp,
-    Udp,
-}
-
-impl Protocol {
-    pub const fn number(self) -> u8 {
-        match self {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-        }
-    }
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Protocol::Tcp => "TCP",
-            Protocol::Udp => "UDP",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forwarding {
-    DirectRouting,
-}
-
-impl Forwarding {
-    /// As `ipvsadm` prints it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Forwarding::DirectRouting => "Route",
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct ServiceConfig {
-    pub protocol: Protocol,
-    pub address: Ipv4Addr,
-    pub port: u16,
-    pub scheduler: Scheduler,
-    pub reals: Vec<RealConfig>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct RealConfig {
-    pub address: Ipv4Addr,
-    /// Direct routing cannot map ports: always the service's.
-    pub port: u16,
-    pub weight: u16,
-    pub forwarding: Forwarding,
-    /// Given by hand: never asked for by ARP.
-    pub mac: Option<Mac>,
 }

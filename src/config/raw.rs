@@ -21,7 +21,18 @@ pub(super) struct RawConfig {
     pub flows_per_worker: Number,
     pub flows_half_open: Number,
     pub control_socket: Text,
+    pub max_services: Number,
+    pub max_reals: Number,
+    pub timeouts: RawTimeouts,
+    pub matches: Vec<RawMatch>,
     pub services: Vec<RawService>,
+}
+
+#[derive(Default)]
+pub(super) struct RawTimeouts {
+    pub tcp: Number,
+    pub tcp_fin: Number,
+    pub udp: Number,
 }
 
 pub(super) enum RawWorkers {
@@ -45,20 +56,49 @@ pub(super) struct RawPort {
     pub allow_host_addresses: Switch,
 }
 
+#[derive(Default)]
 pub(super) struct RawService {
     pub at: usize,
     pub tcp: Text,
     pub udp: Text,
+    pub mark: Number,
     pub scheduler: Text,
+    pub flags: Text,
+    pub persistent: Option<Spanned<RawPersistence>>,
+    pub netmask: Text,
+    pub one_packet: Switch,
+    pub on_removed: Text,
+    pub on_miss: Text,
     pub forward: Text,
     pub reals: Vec<RawReal>,
 }
 
+#[derive(Clone, Copy)]
+pub(super) enum RawPersistence {
+    Switch(bool),
+    Seconds(i64),
+}
+
+#[derive(Default)]
 pub(super) struct RawReal {
     pub at: usize,
     pub address: Text,
     pub weight: Number,
+    pub upper: Number,
+    pub lower: Number,
     pub mac: Text,
+}
+
+pub(super) struct RawMatch {
+    pub at: usize,
+    pub mark: Number,
+    pub source: Text,
+    pub destination: Text,
+    pub ports: Text,
+    pub protocol: Text,
+    pub ingress: Text,
+    pub source_mac: Text,
+    pub not_source_mac: Text,
 }
 
 /// None: the text is not TOML, or something in it is no key or no type of ours.
@@ -73,8 +113,7 @@ pub(super) fn read(text: &str, mistakes: &mut Mistakes) -> Option<RawConfig> {
 }
 
 fn read_config(table: &DeTable<'_>, mistakes: &mut Mistakes) -> RawConfig {
-    let known = &["hugepages", "memory_mb", "idle", "cores", "port", "flows", "control", "service"];
-    let mut top = Section::open(String::new(), 0, table, known, mistakes);
+    let mut top = Section::open(String::new(), 0, table, TOP_KEYS, mistakes);
     let hugepages = top.switch("hugepages");
     let memory_mb = top.number("memory_mb");
     let idle = top.text("idle");
@@ -86,7 +125,14 @@ fn read_config(table: &DeTable<'_>, mistakes: &mut Mistakes) -> RawConfig {
     });
     let (flows_per_worker, flows_half_open) = flows.unwrap_or_default();
     let control_socket = top.section("control", &["socket"], |control| control.text("socket")).flatten();
-    let services = top.sections("service", &["tcp", "udp", "scheduler", "forward", "real"], read_service);
+    let (max_services, max_reals) = (top.number("max_services"), top.number("max_reals"));
+    let timeouts = top.section("timeouts", &["tcp", "tcp_fin", "udp"], |timeouts| RawTimeouts {
+        tcp: timeouts.number("tcp"),
+        tcp_fin: timeouts.number("tcp_fin"),
+        udp: timeouts.number("udp"),
+    });
+    let matches = top.sections("match", MATCH_KEYS, read_match);
+    let services = top.sections("service", SERVICE_KEYS, read_service);
     RawConfig {
         hugepages,
         memory_mb,
@@ -97,9 +143,46 @@ fn read_config(table: &DeTable<'_>, mistakes: &mut Mistakes) -> RawConfig {
         flows_per_worker,
         flows_half_open,
         control_socket,
+        max_services,
+        max_reals,
+        timeouts: timeouts.unwrap_or_default(),
+        matches,
         services,
     }
 }
+
+const TOP_KEYS: &[&str] = &[
+    "hugepages",
+    "memory_mb",
+    "idle",
+    "cores",
+    "port",
+    "flows",
+    "control",
+    "max_services",
+    "max_reals",
+    "timeouts",
+    "match",
+    "service",
+];
+
+const SERVICE_KEYS: &[&str] = &[
+    "tcp",
+    "udp",
+    "mark",
+    "scheduler",
+    "flags",
+    "persistent",
+    "netmask",
+    "one_packet",
+    "on_removed",
+    "on_miss",
+    "forward",
+    "real",
+];
+
+const MATCH_KEYS: &[&str] =
+    &["mark", "source", "destination", "ports", "protocol", "ingress", "source_mac", "not_source_mac"];
 
 const PORT_KEYS: &[&str] = &[
     "name",
@@ -139,14 +222,37 @@ fn read_service(service: &mut Section) -> RawService {
         at: service.at,
         tcp: service.text("tcp"),
         udp: service.text("udp"),
+        mark: service.number("mark"),
         scheduler: service.text("scheduler"),
+        flags: service.text("flags"),
+        persistent: service.persistence(),
+        netmask: service.text("netmask"),
+        one_packet: service.switch("one_packet"),
+        on_removed: service.text("on_removed"),
+        on_miss: service.text("on_miss"),
         forward: service.text("forward"),
-        reals: service.sections("real", &["address", "weight", "mac"], |real| RawReal {
+        reals: service.sections("real", &["address", "weight", "upper", "lower", "mac"], |real| RawReal {
             at: real.at,
             address: real.text("address"),
             weight: real.number("weight"),
+            upper: real.number("upper"),
+            lower: real.number("lower"),
             mac: real.text("mac"),
         }),
+    }
+}
+
+fn read_match(rule: &mut Section) -> RawMatch {
+    RawMatch {
+        at: rule.at,
+        mark: rule.number("mark"),
+        source: rule.text("source"),
+        destination: rule.text("destination"),
+        ports: rule.text("ports"),
+        protocol: rule.text("protocol"),
+        ingress: rule.text("ingress"),
+        source_mac: rule.text("source_mac"),
+        not_source_mac: rule.text("not_source_mac"),
     }
 }
 
@@ -203,6 +309,13 @@ impl<'s, 'd, 'm> Section<'s, 'd, 'm> {
 
     fn switch(&mut self, key: &str) -> Switch {
         self.value(key, "true or false", DeValue::as_bool)
+    }
+
+    fn persistence(&mut self) -> Option<Spanned<RawPersistence>> {
+        self.value("persistent", "seconds, or true for 360", |value| {
+            let seconds = || whole_number(value).map(RawPersistence::Seconds);
+            value.as_bool().map(RawPersistence::Switch).or_else(seconds)
+        })
     }
 
     fn workers(&mut self) -> Option<Spanned<RawWorkers>> {

@@ -2,7 +2,7 @@
 //! for what only it knows.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,8 @@ use crate::counters::{Counter, Ledger, Traffic};
 use crate::flow::ClientKey;
 use crate::manage::Neighbour;
 use crate::manage::run::View;
-use crate::service::Station;
+use crate::service::registry::RealName;
+use crate::service::{RealId, Registry, Station};
 use crate::verdict::DropReason;
 use crate::worker::exchange::{Entry, Inbox, Outbox, Page, Question};
 
@@ -134,23 +135,25 @@ impl<F: Send> Desk<F> {
     fn services(&self) -> Result<Vec<ServiceEntry>, String> {
         let view = self.view()?;
         let known = view.neighbours.iter().map(|neighbour| (neighbour.address, neighbour)).collect();
-        let mut first_real = 0;
-        let entry = |(index, service): (usize, &ServiceConfig)| {
-            let reals = service.reals.iter().enumerate();
-            let reals = reals.map(|(place, real)| self.real(&known, real, first_real + place)).collect();
-            first_real += service.reals.len();
+        let entry = |service: &Arc<ServiceConfig>| {
+            let id = view.numbers.held_service(&service.takes);
+            let number = |real: &RealConfig| {
+                let name = RealName { service: id?, address: real.address.into(), port: real.port };
+                view.numbers.held_real(&name)
+            };
             ServiceEntry {
-                protocol: service.protocol.name().into(),
-                address: SocketAddrV4::new(service.address, service.port),
+                protocol: service.takes.kind().into(),
+                address: service.takes.place(),
                 scheduler: service.scheduler.name().into(),
-                traffic: self.traffic(|ledger| &ledger.services[index]),
-                reals,
+                flags: service.flags(),
+                traffic: self.traffic(|ledger| ledger.services.get(id?.index())),
+                reals: service.reals.iter().map(|real| self.real(&known, real, number(real))).collect(),
             }
         };
-        Ok(self.config.services.iter().enumerate().map(entry).collect())
+        Ok(self.config.services.iter().map(entry).collect())
     }
 
-    fn real(&self, known: &HashMap<Ipv4Addr, &Neighbour>, real: &RealConfig, id: usize) -> RealEntry {
+    fn real(&self, known: &HashMap<Ipv4Addr, &Neighbour>, real: &RealConfig, id: Option<RealId>) -> RealEntry {
         let known = known.get(&real.address).filter(|_| real.mac.is_none());
         RealEntry {
             address: SocketAddrV4::new(real.address, real.port),
@@ -158,14 +161,15 @@ impl<F: Send> Desk<F> {
             weight: real.weight,
             state: known.map_or(RealState::Fixed, |each| each.state.into()),
             mac: real.mac.or(known.and_then(|each| each.mac)).map(|mac| mac.to_string()),
-            traffic: self.traffic(|ledger| &ledger.reals[id]),
+            traffic: self.traffic(|ledger| ledger.reals.get(id?.index())),
         }
     }
 
-    fn traffic(&self, of: impl Fn(&Ledger) -> &Traffic) -> TrafficEntry {
+    fn traffic(&self, of: impl Fn(&Ledger) -> Option<&Traffic>) -> TrafficEntry {
         let sum = |counter: fn(&Traffic) -> &Counter| -> u64 {
             // One worker's gauge may for a moment be behind another's.
-            self.workers.iter().map(|worker| counter(of(&worker.ledger)).get()).fold(0, u64::wrapping_add)
+            let lines = self.workers.iter().filter_map(|worker| of(&worker.ledger));
+            lines.map(|traffic| counter(traffic).get()).fold(0, u64::wrapping_add)
         };
         TrafficEntry {
             connections: sum(|traffic| &traffic.connections),
@@ -178,7 +182,7 @@ impl<F: Send> Desk<F> {
 
     /// One page, from where the last one ended.
     fn connections(&self, from: ConnCursor) -> Result<ConnPage, String> {
-        let reals: Vec<&RealConfig> = self.config.services.iter().flat_map(|service| &service.reals).collect();
+        let numbers = self.view()?.numbers;
         let mut connections = Vec::new();
         let mut at = from;
         while at.worker < self.workers.len() {
@@ -186,7 +190,7 @@ impl<F: Send> Desk<F> {
                 return Ok(ConnPage { connections, next: Some(at) });
             }
             let page = self.ask_worker(at, CONN_PAGE - connections.len())?;
-            connections.extend(page.entries.iter().filter_map(|entry| self.connection(&reals, at.worker, entry)));
+            connections.extend(page.entries.iter().filter_map(|entry| connection(&numbers, at.worker, entry)));
             at = match page.next {
                 Some(bucket) => ConnCursor { bucket, ..at },
                 None => ConnCursor { worker: at.worker + 1, bucket: 0 },
@@ -204,21 +208,6 @@ impl<F: Send> Desk<F> {
         page.recv_timeout(PATIENCE).map_err(|_| format!("worker {} does not answer", at.worker))
     }
 
-    fn connection(&self, reals: &[&RealConfig], worker: usize, entry: &Entry) -> Option<ConnEntry> {
-        let service = self.config.services.get(entry.key.service()?.index())?;
-        let real = reals.get(entry.pin.real().index())?;
-        let (client, port) = entry.key.client();
-        Some(ConnEntry {
-            protocol: service.protocol.name().into(),
-            client: SocketAddrV4::new(client, port),
-            virtual_address: SocketAddrV4::new(service.address, service.port),
-            real: SocketAddrV4::new(real.address, real.port),
-            state: entry.pin.state().name().into(),
-            expires_seconds: (entry.ticks_left / crate::clock::TICKS_PER_SECOND).into(),
-            worker,
-        })
-    }
-
     fn stats(&self) -> Result<Stats, String> {
         let view = self.view()?;
         let workers: Vec<_> = self.workers.iter().map(|worker| frame_stats(&worker.ledger)).collect();
@@ -226,6 +215,23 @@ impl<F: Send> Desk<F> {
         workers.iter().for_each(|worker| add(&mut total, worker));
         Ok(Stats { total, workers, ports: view.ports.into_iter().map(|port| port.stats).collect(), manage: view.stats })
     }
+}
+
+/// What the entry is, by the names that its numbers stand for.
+fn connection(numbers: &Registry, worker: usize, entry: &Entry) -> Option<ConnEntry> {
+    let (protocol, address, port) = numbers.service_name(entry.key.service()?)?.as_exact()?;
+    let real = numbers.real_name(entry.pin.real())?;
+    let (IpAddr::V4(address), IpAddr::V4(real_address)) = (address, real.address) else { return None };
+    let (client, client_port) = entry.key.client();
+    Some(ConnEntry {
+        protocol: protocol.name().into(),
+        client: SocketAddrV4::new(client, client_port),
+        virtual_address: SocketAddrV4::new(address, port),
+        real: SocketAddrV4::new(real_address, real.port),
+        state: entry.pin.state().name().into(),
+        expires_seconds: (entry.ticks_left / crate::clock::TICKS_PER_SECOND).into(),
+        worker,
+    })
 }
 
 fn frame_stats(ledger: &Ledger) -> FrameStats {

@@ -226,10 +226,14 @@ pub struct WorkerStatus {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceEntry {
-    /// `TCP` or `UDP`.
+    /// `TCP`, `UDP`, or `FWM` for a service by firewall mark.
     pub protocol: String,
-    pub address: SocketAddrV4,
+    /// `10.9.0.100:80`, `10.9.0.100:8000-8099`, `192.0.2.0/28:80`; port 0 is any. Of a service by mark, the mark.
+    pub address: String,
     pub scheduler: String,
+    /// As ipvsadm prints them behind the scheduler: `(sh-port) persistent 300 ops`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub flags: String,
     pub traffic: TrafficEntry,
     pub reals: Vec<RealEntry>,
 }

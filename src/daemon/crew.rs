@@ -61,8 +61,7 @@ impl Crew {
         remarks: &mut Vec<String>,
     ) -> Result<()> {
         let (id, core, inbox) = (post.id, post.core, post.inbox.clone());
-        let reals = config.services.iter().map(|service| service.reals.len()).sum();
-        let ledger = Arc::new(Ledger::new(config.services.len(), reals));
+        let ledger = Arc::new(Ledger::new(config.limits.services, config.limits.reals));
         let (idle, descriptors) = idle_of(config, &post.queues, id, remarks)?;
         if core == plan.management_core {
             remarks.push(shared_core(id, core, idle));

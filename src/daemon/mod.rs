@@ -87,8 +87,8 @@ pub fn run(config: Config, path: &Path, machine: &Machine, plan: &Plan, lock: In
     let stations: Vec<Station> = ports.iter().map(|port| port.station.clone()).collect();
     let macs: Vec<_> = stations.iter().map(|station| station.mac).collect();
     let manager = Manager::new(&ManageConfig::new(&config, &macs, getrandom::u64()?), clock());
-    let (publisher, readers) =
-        epoch::publish(Snapshots::build(1, &config, &stations, &manager), plan.worker_cores.len());
+    let (composer, first) = Snapshots::first(&config, &stations, &manager);
+    let (publisher, readers) = epoch::publish(first, plan.worker_cores.len());
     let outbox = Arc::new(Outbox::new(EXCHANGE)?);
     let stop = Arc::new(AtomicBool::new(false));
 
@@ -99,10 +99,11 @@ pub fn run(config: Config, path: &Path, machine: &Machine, plan: &Plan, lock: In
     let workers = crew.muster()?;
     remarks.iter().for_each(|remark| log::warn!("{remark}"));
     let sender = workers[0].inbox.clone();
+    let ledgers = workers.iter().map(|worker| worker.ledger.clone()).collect();
     let server = open_desk(&config, path, plan, facts, workers, steering, remarks, questions, &outbox, &stop)?;
     let watch = watch_signals(signals, &outbox, &stop)?;
 
-    let snapshots = Snapshots { publisher, config: config.clone(), stations };
+    let snapshots = Snapshots { publisher, config: config.clone(), composer, stations, ledgers };
     let mut management = manage(manager, snapshots, ports, outbox, sender, pools.any().clone(), asked)?;
     log::info!("ready: {}", config.control.socket.display());
     management.run(clock, &stop);

@@ -155,7 +155,7 @@ pub fn report(lab: &Lab, count: u32) -> Result<Report> {
     let before = lab.stats()?;
     let outcome = requests(lab, count)?;
     let (services, after, status) = (lab.services()?, lab.stats()?, lab.status()?);
-    let ours = services.iter().find(|service| service.address.ip().to_string() == VIP && service.address.port() == 80);
+    let ours = services.iter().find(|service| service.address == format!("{VIP}:80"));
     let ours = ours.ok_or_else(|| LabError::new(format!("the director has no service on {VIP}:80")))?;
     let shares = shares(&outcome, ours, status.workers.len(), used_again(&outcome, &before, &after));
     let dropped = dropped_between(&before, &after);
@@ -213,7 +213,8 @@ mod tests {
         };
         ServiceEntry {
             protocol: "TCP".into(),
-            address: "10.9.0.100:80".parse().unwrap(),
+            address: "10.9.0.100:80".into(),
+            flags: String::new(),
             scheduler: scheduler.into(),
             traffic: TrafficEntry::default(),
             reals: weights.iter().enumerate().map(real).collect(),

@@ -37,6 +37,8 @@ use crate::packet::arp::{self, Arp, Operation};
 use crate::packet::ethernet::{self, Ethernet};
 use crate::packet::{Ipv4Net, Mac, ipv4};
 
+/// Networks of virtual addresses are announced address by address from this prefix length on.
+const ANNOUNCED: u8 = 24;
 /// Answers to ping, each port.
 pub const ECHO_RATE: Rate = Rate { per_second: 1_000, burst: 250 };
 /// Answers to ARP, each port: a whole network may ask at once after a take-over.
@@ -54,6 +56,8 @@ const WARNINGS: usize = 32;
 pub struct ManageConfig {
     pub ports: Vec<ManagePort>,
     pub virtual_addresses: Vec<Ipv4Addr>,
+    /// Those that are too many to be announced one by one.
+    pub virtual_networks: Vec<Ipv4Net>,
     pub wanted: Vec<Wanted>,
     /// Directors of the same group: what they claim is no conflict.
     pub peers: Vec<Mac>,
@@ -86,7 +90,8 @@ impl ManageConfig {
         let gateways = gateways.filter_map(|(port, at)| Some(Wanted { port, address: at.gateway?, mac: None }));
         ManageConfig {
             ports: ports.map(manage_port).collect(),
-            virtual_addresses: config.services.iter().map(|service| service.address).collect(),
+            virtual_addresses: config.virtual_networks().flat_map(announced).collect(),
+            virtual_networks: config.virtual_networks().filter(|net| net.prefix < ANNOUNCED).collect(),
             wanted: reals.filter_map(|each| real(each.address, each.mac)).chain(gateways).collect(),
             peers: Vec::new(),
             echo_rate: ECHO_RATE,
@@ -94,6 +99,13 @@ impl ManageConfig {
             seed,
         }
     }
+}
+
+/// The addresses of a network, if it is small enough for all of them to be announced.
+fn announced(net: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
+    let few = net.prefix >= ANNOUNCED;
+    let last = u32::from(net.network()) | !net.mask();
+    (u32::from(net.network())..=last).take(if few { 1 << (32 - ANNOUNCED) } else { 0 }).map(Ipv4Addr::from)
 }
 
 /// What is to be done.
@@ -119,6 +131,7 @@ pub struct Manager {
     macs: Vec<Mac>,
     peers: Vec<Mac>,
     virtual_addresses: HashSet<Ipv4Addr>,
+    virtual_networks: Vec<Ipv4Net>,
     neighbours: Neighbours,
     conflicts: Conflicts,
     questions: Limit,
@@ -135,6 +148,9 @@ struct Port {
     address: Ipv4Net,
     /// The virtual addresses that we answer for here.
     held: HashSet<Ipv4Addr>,
+    /// The same, where they are too many to be announced; those in another port's network are that one's.
+    held_networks: Vec<Ipv4Net>,
+    elsewhere: Vec<Ipv4Net>,
     link: bool,
     announcer: Announcer,
     echo: Limit,
@@ -145,7 +161,9 @@ impl Port {
     /// A virtual address is held where its network is; one of no port's network is routed to us, and held everywhere.
     fn new(config: &ManageConfig, port: &ManagePort) -> Port {
         let nowhere = |address: Ipv4Addr| !config.ports.iter().any(|any| any.address.contains(address));
-        let here = |address: &Ipv4Addr| port.address.contains(*address) || nowhere(*address);
+        let here = |address: &Ipv4Addr| {
+            port.address.contains(*address) && !port.address.is_whole(*address) || nowhere(*address)
+        };
         let held: HashSet<_> = config.virtual_addresses.iter().copied().filter(here).collect();
         let mut announced: Vec<_> = held.iter().copied().chain([port.address.address]).collect();
         announced.sort();
@@ -155,6 +173,8 @@ impl Port {
             mac: port.mac,
             address: port.address,
             held,
+            held_networks: config.virtual_networks.clone(),
+            elsewhere: config.ports.iter().map(|any| any.address).filter(|any| *any != port.address).collect(),
             link: false,
             announcer: Announcer::new(announced),
             echo: Limit::new(config.echo_rate),
@@ -163,7 +183,9 @@ impl Port {
     }
 
     fn answers_for(&self, address: Ipv4Addr) -> bool {
-        address == self.address.address || self.held.contains(&address)
+        let is_in = |nets: &[Ipv4Net]| nets.iter().any(|net| net.contains(address));
+        let in_network = || is_in(&self.held_networks) && !is_in(&self.elsewhere) && !self.address.is_whole(address);
+        address == self.address.address || self.held.contains(&address) || in_network()
     }
 
     /// Whether a host can speak to us from there.
@@ -179,6 +201,7 @@ impl Manager {
             macs: config.ports.iter().map(|port| port.mac).collect(),
             peers: config.peers.clone(),
             virtual_addresses: config.virtual_addresses.iter().copied().collect(),
+            virtual_networks: config.virtual_networks.clone(),
             neighbours: Neighbours::new(config.wanted.iter().copied(), now, Random::new(config.seed)),
             conflicts: Conflicts::default(),
             questions: Limit::new(QUESTION_RATE),
@@ -227,13 +250,17 @@ impl Manager {
     /// Judges a frame that the host wants to send on this port; an ARP request in a virtual address's name is put right.
     pub fn host_egress(&mut self, port: usize, frame: &mut [u8]) -> Egress {
         let verdict = match self.ports.get(port) {
-            Some(at) => egress::judge(frame, at.mac, at.address, |ip| self.virtual_addresses.contains(&ip)),
+            Some(at) => egress::judge(frame, at.mac, at.address, |ip| self.is_virtual(ip)),
             None => Egress::Drop(EgressDrop::Truncated),
         };
         if verdict != Egress::Send {
             self.stats.host_dropped += 1;
         }
         verdict
+    }
+
+    fn is_virtual(&self, address: Ipv4Addr) -> bool {
+        self.virtual_addresses.contains(&address) || self.virtual_networks.iter().any(|net| net.contains(address))
     }
 
     /// What the operator calls this port.
@@ -327,7 +354,7 @@ impl Manager {
 
     fn ipv4(&mut self, now: Now, port: usize, link: &Ethernet, packet: &[u8], out: &mut Vec<Out>) -> Done {
         let Ok(ip) = ipv4::parse(packet, packet.len()) else { return Done::Ignored };
-        if !self.virtual_addresses.contains(&ip.destination) {
+        if !self.is_virtual(ip.destination) {
             return to_host(port, out);
         }
         let ours = self.is_ours(port, ip.source);
@@ -357,7 +384,7 @@ impl Manager {
         }
         match arp.operation {
             Operation::Request => self.request(now, port, &arp, claims_ours, out),
-            Operation::Reply if claims_ours || self.virtual_addresses.contains(&arp.target) => Done::Ignored,
+            Operation::Reply if claims_ours || self.is_virtual(arp.target) => Done::Ignored,
             Operation::Reply => self.answer(now, port, link, &arp, out),
         }
     }
@@ -376,7 +403,7 @@ impl Manager {
             out.push(Out::Send { port, frame: arp::reply(arp, at.mac) });
             return Done::Acted;
         }
-        if claims_ours || self.virtual_addresses.contains(&arp.target) {
+        if claims_ours || self.is_virtual(arp.target) {
             return Done::Ignored;
         }
         self.neighbours.hint(now, port, arp.sender, arp.sender_mac);
@@ -422,7 +449,7 @@ impl Manager {
     }
 
     fn is_ours(&self, port: usize, address: Ipv4Addr) -> bool {
-        address == self.ports[port].address.address || self.virtual_addresses.contains(&address)
+        address == self.ports[port].address.address || self.is_virtual(address)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The management core's loop: between the workers, the host's TAPs and the [`Manager`], which decides.
 
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +14,10 @@ use super::{Manager, Neighbour, Out};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::control::wire::{ManageStats, PortStats};
+use crate::counters::Ledger;
 use crate::packet::{Frame, Mac, ethernet};
-use crate::service::{Reach, Snapshot, Station};
+use crate::service::registry::NoNumber;
+use crate::service::{Composer, Composition, Reach, Registry, Snapshot, Station};
 use crate::sys::epoch::Publisher;
 use crate::sys::netdev::Tap;
 use crate::worker::exchange::{self, Handed, Inbox, Outbox};
@@ -46,30 +49,53 @@ pub struct View {
     pub warnings: Vec<String>,
     pub stats: ManageStats,
     pub ports: Vec<PortView>,
+    /// Whose numbers are whose in the ledgers and in the flow tables.
+    pub numbers: Arc<Registry>,
 }
 
-/// Publishes what is known of the reals' MACs.
+/// Publishes the configuration with what is known of the reals' MACs.
 pub struct Snapshots {
     pub publisher: Publisher<Snapshot>,
     pub config: Arc<Config>,
+    pub composer: Composer,
     pub stations: Vec<Station>,
+    /// All workers', to be cleared where a number gets another meaning.
+    pub ledgers: Vec<Arc<Ledger>>,
 }
 
 impl Snapshots {
-    /// The snapshot of an epoch, by what `manager` knows.
-    pub fn build(epoch: u64, config: &Config, stations: &[Station], manager: &Manager) -> Snapshot {
-        Snapshot::build(epoch, config, stations.to_vec(), |port, address| {
-            match manager.neighbour(port, address).map(|neighbour| (neighbour.state.usable(), neighbour.mac)) {
-                Some((true, Some(mac))) => Reach::At(mac),
-                Some((false, Some(mac))) => Reach::Lost(mac),
-                _ => Reach::Unknown,
-            }
-        })
+    /// The first one, by what `manager` knows. A checked configuration has a number for everything that is in it.
+    pub fn first(config: &Config, stations: &[Station], manager: &Manager) -> (Composer, Snapshot) {
+        let mut composer = Composer::new(config.limits, stations.to_vec());
+        let Composition { snapshot, .. } = composer.compose(1, config, &reach_of(manager));
+        (composer, snapshot)
     }
 
-    fn publish(&mut self, manager: &Manager) {
+    /// The same configuration, with what is known now of those who have these addresses.
+    fn refresh(&mut self, manager: &Manager, addresses: &[Ipv4Addr]) {
         let epoch = self.publisher.epoch() + 1;
-        self.publisher.replace(Snapshots::build(epoch, &self.config, &self.stations, manager));
+        self.publisher.replace(self.composer.refresh(epoch, addresses, &reach_of(manager)));
+    }
+
+    /// Another configuration, of the same ports. What has to wait for numbers to be released is said, and comes when
+    /// the same is published again.
+    pub fn publish(&mut self, config: Arc<Config>, manager: &Manager) -> Vec<NoNumber> {
+        let epoch = self.publisher.epoch() + 1;
+        let Composition { snapshot, recycled, waiting } = self.composer.compose(epoch, &config, &reach_of(manager));
+        for ledger in &self.ledgers {
+            ledger.clear(&recycled.services, &recycled.reals);
+        }
+        self.publisher.replace(snapshot);
+        self.config = config;
+        waiting
+    }
+}
+
+fn reach_of(manager: &Manager) -> impl Fn(usize, Ipv4Addr) -> Reach {
+    |port, address| match manager.neighbour(port, address).map(|neighbour| (neighbour.state.usable(), neighbour.mac)) {
+        Some((true, Some(mac))) => Reach::At(mac),
+        Some((false, Some(mac))) => Reach::Lost(mac),
+        _ => Reach::Unknown,
     }
 }
 
@@ -97,8 +123,8 @@ struct Turn {
     buffer: Vec<u8>,
     links: Vec<bool>,
     links_asked: Option<Now>,
-    /// A neighbour has changed since the last snapshot.
-    changed: bool,
+    /// The neighbours that have changed since the last snapshot.
+    changed: Vec<Ipv4Addr>,
     published: Now,
     /// Frames wait for the sending worker.
     ring: bool,
@@ -113,7 +139,7 @@ impl<F: Frame> Management<F> {
             buffer: vec![0; LONGEST_FRAME],
             links: Vec::new(),
             links_asked: None,
-            changed: false,
+            changed: Vec::new(),
             published: clock(),
             ring: false,
         };
@@ -134,7 +160,7 @@ impl<F: Frame> Management<F> {
     /// Until something is due.
     fn patience(&self, now: Now, turn: &Turn) -> Duration {
         let due = self.manager.next_deadline().since(now).min(LINK_CHECK);
-        if turn.changed { due.min(PUBLISH_EVERY) } else { due }
+        if turn.changed.is_empty() { due } else { due.min(PUBLISH_EVERY) }
     }
 
     /// Takes a batch of everything; says whether more may be waiting.
@@ -150,9 +176,10 @@ impl<F: Frame> Management<F> {
         self.manager.tick(now, &turn.links, &mut turn.out);
         self.carry_out(None, turn);
         // Whoever asks hears of what is in force: a real that we call resolved gets its flows.
-        if turn.changed && (now.since(turn.published) >= PUBLISH_EVERY || !self.questions.is_empty()) {
-            self.snapshots.publish(&self.manager);
-            (turn.changed, turn.published) = (false, now);
+        if !turn.changed.is_empty() && (now.since(turn.published) >= PUBLISH_EVERY || !self.questions.is_empty()) {
+            self.snapshots.refresh(&self.manager, &turn.changed);
+            turn.changed.clear();
+            turn.published = now;
         }
         if std::mem::take(&mut turn.ring) {
             self.sender.bell.ring();
@@ -205,7 +232,7 @@ impl<F: Frame> Management<F> {
                 Out::Neighbour(neighbour) => {
                     let name = self.manager.port_name(neighbour.port);
                     log::log!(neighbour_level(&neighbour), "port {name}: {neighbour}");
-                    turn.changed = true;
+                    turn.changed.push(neighbour.address);
                 }
                 Out::Event(event) => {
                     log::log!(event.level(), "port {}: {event}", self.manager.port_name(event.port()));
@@ -278,6 +305,7 @@ impl<F: Frame> Management<F> {
             warnings,
             stats: self.manager.stats().clone(),
             ports: (self.ports)(),
+            numbers: self.snapshots.composer.registry().clone(),
         }
     }
 }
@@ -315,7 +343,6 @@ mod tests {
     use super::*;
     use crate::sim::SimFrame;
     use crate::sim::frames::FrameBuilder;
-    use std::net::Ipv4Addr;
 
     #[test]
     fn a_tag_comes_off_and_goes_on_again() {

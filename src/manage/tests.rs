@@ -16,6 +16,7 @@ fn config() -> ManageConfig {
     ManageConfig {
         ports: vec![ManagePort { name: "lan0".into(), mac: OURS, address: Ipv4Net { address: OWN, prefix: 24 } }],
         virtual_addresses: vec![VIP],
+        virtual_networks: Vec::new(),
         wanted: vec![Wanted { port: 0, address: REAL, mac: None }],
         peers: vec![],
         echo_rate: Rate { per_second: 1_000, burst: 10 },
@@ -415,9 +416,12 @@ fn the_configuration_says_whom_to_know() {
         address: address.parse().unwrap(),
         port: 80,
         weight: 1,
+        upper: 0,
+        lower: 0,
         forwarding: Forwarding::DirectRouting,
         mac,
     };
+    let network = |net: &str| Takes::network(Protocol::Udp, net.parse().unwrap(), Ports::one(53));
     let config = Config {
         ports: vec![port("a", "10.9.0.10/24", None), port("b", "10.8.0.10/24", Some("10.8.0.1"))],
         cores: CoresConfig { management: None, workers: WorkerCores::Count(1) },
@@ -426,20 +430,48 @@ fn the_configuration_says_whom_to_know() {
         idle: Idle::Wait,
         flows: FlowsConfig { per_worker: 1024, half_open: 256 },
         control: ControlConfig { socket: "s".into() },
-        services: vec![ServiceConfig {
-            protocol: Protocol::Tcp,
-            address: VIP,
-            port: 80,
-            scheduler: Scheduler::RoundRobin,
-            reals: vec![real("10.9.0.11", None), real("10.8.0.12", Some(REAL_MAC))],
-        }],
+        limits: Limits::LEAST,
+        timeouts: Timeouts::default(),
+        matches: vec![
+            MatchRule { destination: "10.9.0.101/32".parse().unwrap(), ..MatchRule::any(7) },
+            MatchRule { destination: "10.9.0.0/24".parse().unwrap(), ..MatchRule::any(7) },
+            MatchRule { destination: "10.9.0.102/32".parse().unwrap(), ..MatchRule::any(8) },
+        ],
+        services: vec![
+            ServiceConfig::new(
+                Takes::exact(Protocol::Tcp, VIP, 80),
+                Scheduler::RoundRobin,
+                vec![real("10.9.0.11", None), real("10.8.0.12", Some(REAL_MAC))],
+            )
+            .into(),
+            ServiceConfig::new(Takes::Mark(7), Scheduler::RoundRobin, Vec::new()).into(),
+            ServiceConfig::new(network("10.9.0.112/31"), Scheduler::RoundRobin, Vec::new()).into(),
+            ServiceConfig::new(network("198.18.0.0/16"), Scheduler::RoundRobin, Vec::new()).into(),
+        ],
     };
-    let manage = ManageConfig::new(&config, &[OURS, LIAR], 1);
+    let mut manage = ManageConfig::new(&config, &[OURS, LIAR], 1);
     let want = |port, address: &str, mac| Wanted { port, address: address.parse().unwrap(), mac };
     let wanted = [want(0, "10.9.0.11", None), want(1, "10.8.0.12", Some(REAL_MAC)), want(1, "10.8.0.1", None)];
     assert_eq!(manage.wanted, wanted);
     assert_eq!(manage.ports[1], ManagePort { name: "b".into(), mac: LIAR, address: "10.8.0.10/24".parse().unwrap() });
-    assert_eq!(manage.virtual_addresses, [VIP]);
+    manage.virtual_addresses.sort();
+    let small_networks = [VIP, [10, 9, 0, 101].into(), [10, 9, 0, 112].into(), [10, 9, 0, 113].into()];
+    assert_eq!(manage.virtual_addresses, small_networks, "and what rules have as their one destination");
+    assert_eq!(manage.virtual_networks, ["198.18.0.0/16".parse().unwrap()]);
+}
+
+#[test]
+fn networks_of_virtual_addresses_are_answered_for_and_too_many_are_not_announced() {
+    let config = ManageConfig { virtual_networks: vec!["198.18.0.0/16".parse().unwrap()], ..config() };
+    let mut manager = Manager::new(&config, Now(0));
+    let mut out = Vec::new();
+    for (last, answered) in [([198, 18, 7, 9], true), ([198, 19, 7, 9], false)] {
+        out.clear();
+        let question = question(CLIENT, last.into());
+        manager.handle(Now(1), 0, &question, &mut out);
+        assert_eq!(matches!(out[..], [Out::Send { .. }]), answered, "{out:?}");
+        assert_eq!(matches!(out[..], [Out::Host { .. }]), !answered, "{out:?}");
+    }
 }
 
 /// All that a peer could make grow.

@@ -65,6 +65,20 @@ impl Ipv4Net {
         (u32::from(self.address) ^ u32::from(other)) & self.mask() == 0
     }
 
+    /// The network's own address: without the host.
+    pub fn network(self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.address) & self.mask())
+    }
+
+    /// Whether all addresses of the other network are in this one.
+    pub fn covers(self, other: Ipv4Net) -> bool {
+        self.prefix <= other.prefix && self.contains(other.address)
+    }
+
+    pub fn overlaps(self, other: Ipv4Net) -> bool {
+        self.covers(other) || other.covers(self)
+    }
+
     /// Whether this is the network's broadcast address or its name; networks of two or one addresses have neither.
     pub fn is_whole(self, address: Ipv4Addr) -> bool {
         let host_bits = u32::from(address) & !self.mask();

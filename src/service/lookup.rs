@@ -3,6 +3,7 @@
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use super::ServiceId;
 
@@ -41,9 +42,9 @@ impl<A: Key> Key for Place<A> {
 }
 
 /// Open addressing; at most half of the places are taken, so that a miss ends soon.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Table<K, V> {
-    places: Box<[Option<(K, V)>]>,
+    places: Arc<[Option<(K, V)>]>,
     /// The places' number less one: a mask.
     last: usize,
 }
@@ -52,29 +53,29 @@ impl<K: Key, V: Copy> Table<K, V> {
     /// The first of several entries with the same key stays.
     fn build(entries: impl Iterator<Item = (K, V)>) -> Table<K, V> {
         let entries: Vec<_> = entries.collect();
-        let places = vec![None; (entries.len() * 2).next_power_of_two().max(8)].into_boxed_slice();
-        let mut table = Table { last: places.len() - 1, places };
+        let mut places: Vec<Option<(K, V)>> = vec![None; (entries.len() * 2).next_power_of_two().max(8)];
+        let last = places.len() - 1;
         for (key, value) in entries {
-            let at = table.probe(&key);
-            table.places[at].get_or_insert((key, value));
+            let at = probe(&places, last, &key);
+            places[at].get_or_insert((key, value));
         }
-        table
+        Table { places: places.into(), last }
     }
 
     #[inline(always)]
     fn find(&self, key: &K) -> Option<V> {
-        self.places[self.probe(key)].map(|(_, value)| value)
+        self.places[probe(&self.places, self.last, key)].map(|(_, value)| value)
     }
+}
 
-    /// Where the key is, or else the free place where it would be.
-    #[inline(always)]
-    fn probe(&self, key: &K) -> usize {
-        let mut at = (key.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & self.last;
-        while self.places[at].as_ref().is_some_and(|(found, _)| found != key) {
-            at = (at + 1) & self.last;
-        }
-        at
+/// Where the key is, or else the free place where it would be.
+#[inline(always)]
+fn probe<K: Key, V>(places: &[Option<(K, V)>], last: usize, key: &K) -> usize {
+    let mut at = (key.bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & last;
+    while places[at].as_ref().is_some_and(|(found, _)| found != key) {
+        at = (at + 1) & last;
     }
+    at
 }
 
 /// An IPv4 place as one word; never zero.
@@ -95,7 +96,8 @@ impl Key for PlaceV4 {
     }
 }
 
-#[derive(Debug)]
+/// Cheap to clone: a snapshot with the same services has the same tables.
+#[derive(Clone, Debug)]
 pub struct ServiceLookup {
     v4: Table<PlaceV4, ServiceId>,
     v6: Table<Place<Ipv6Addr>, ServiceId>,

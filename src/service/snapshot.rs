@@ -2,16 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
-use std::ops::Range;
 use std::sync::Arc;
 
+use super::compose::Composer;
 use super::lookup::ServiceLookup;
-use super::schedule::{Member, Roster};
-use crate::config::{Config, Protocol, RealConfig, Scheduler, ServiceConfig};
+use super::rules::{Asked, Found, Rules};
+use super::schedule::Roster;
+use crate::config::{Config, Limits, Scheduler, Settings, Takes, Timeouts};
 use crate::packet::{Ipv4Net, Mac};
 
-/// An interned service: 16 bits of a flow's key. Never zero, so that no key is zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// An interned service: 16 bits of a flow's key. Never zero, so that no key is zero. `registry.rs` says whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceId(NonZeroU16);
 
 impl ServiceId {
@@ -28,8 +29,8 @@ impl ServiceId {
     }
 }
 
-/// An interned real, of one service: its place in the snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// An interned real, of one service: its place in every snapshot, as long as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RealId(pub u16);
 
 impl RealId {
@@ -41,12 +42,11 @@ impl RealId {
 #[derive(Debug)]
 pub struct Service {
     pub id: ServiceId,
-    pub protocol: Protocol,
-    pub address: IpAddr,
-    pub port: u16,
+    pub takes: Takes,
     pub scheduler: Scheduler,
-    /// Its reals in `Snapshot::reals`, in the order of the configuration.
-    pub reals: Range<usize>,
+    pub settings: Settings,
+    /// Its reals in `Snapshot::reals`, newest first.
+    pub reals: Box<[RealId]>,
     /// The same as its scheduler sees them.
     pub roster: Arc<Roster>,
 }
@@ -62,7 +62,7 @@ pub enum Reach {
 }
 
 /// One cache line: all that the rewrite copies.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Real {
     /// Destination and source MAC address, as they stand in a frame.
@@ -73,20 +73,93 @@ pub struct Real {
     pub has_mac: bool,
     /// New connections may go to it, weight permitting.
     pub answers: bool,
+    /// Of its number: a flow that names this number with another generation is dead.
+    pub generation: u8,
     pub weight: u16,
+    /// The last weight that was not zero since it was added; zero: it was added with none.
+    pub last_weight: u16,
     /// Of the port that leads to it; zero, so that no packet fits, when it has no MAC address.
     pub mtu: u16,
-    pub service: ServiceId,
-    pub address: IpAddr,
+    /// None: the number is nobody's.
+    pub service: Option<ServiceId>,
     pub port: u16,
+    pub address: IpAddr,
+    /// It is not in the configuration any more, but flows may still name it.
+    pub removed: bool,
+    /// New connections end at so many, and begin again below so many; 0: never.
+    pub upper: u32,
+    pub lower: u32,
+}
+
+impl Real {
+    /// A number that nobody has.
+    pub const fn nobody(generation: u8) -> Real {
+        Real {
+            link: [0; 12],
+            egress: 0,
+            has_mac: false,
+            answers: false,
+            generation,
+            weight: 0,
+            last_weight: 0,
+            mtu: 0,
+            service: None,
+            port: 0,
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            removed: true,
+            upper: 0,
+            lower: 0,
+        }
+    }
+
+    /// Puts in what is known of its way; says whether it takes new connections now and did not before, or the reverse.
+    pub(super) fn reach(&mut self, reach: Reach, station: &Station) -> bool {
+        let (mac, has_mac, answers) = match reach {
+            Reach::Unknown => (Mac::ZERO, false, false),
+            Reach::At(mac) => (mac, true, true),
+            Reach::Lost(mac) => (mac, true, false),
+        };
+        self.link[..6].copy_from_slice(&mac.0);
+        self.link[6..].copy_from_slice(&station.mac.0);
+        (self.has_mac, self.mtu) = (has_mac, if has_mac { station.mtu } else { 0 });
+        std::mem::replace(&mut self.answers, answers) != answers
+    }
+}
+
+static NOBODY: Real = Real::nobody(0);
+
+/// A service's own reals, newest first.
+#[derive(Clone, Copy)]
+pub struct Reals<'a> {
+    pub ids: &'a [RealId],
+    /// Everybody's.
+    pub all: &'a [Real],
+}
+
+impl<'a> Reals<'a> {
+    pub fn len(self) -> usize {
+        self.ids.len()
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.ids.is_empty()
+    }
+
+    pub fn at(self, place: usize) -> &'a Real {
+        self.ids.get(place).and_then(|id| self.all.get(id.index())).unwrap_or(&NOBODY)
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = &'a Real> {
+        (0..self.len()).map(move |place| self.at(place))
+    }
 }
 
 /// A service as it is to be laid out.
 pub struct ServicePlan {
-    pub protocol: Protocol,
-    pub address: IpAddr,
-    pub port: u16,
+    pub takes: Takes,
     pub scheduler: Scheduler,
+    pub settings: Settings,
+    /// In the order in which they were added.
     pub reals: Vec<RealPlan>,
 }
 
@@ -95,6 +168,8 @@ pub struct RealPlan {
     pub address: IpAddr,
     pub port: u16,
     pub weight: u16,
+    pub upper: u32,
+    pub lower: u32,
     pub egress: usize,
     pub reach: Reach,
 }
@@ -112,57 +187,35 @@ pub struct Station {
 pub struct Snapshot {
     pub epoch: u64,
     pub stations: Vec<Station>,
-    pub services: Vec<Service>,
+    /// By their numbers' index; none where no service has the number.
+    pub services: Vec<Option<Arc<Service>>>,
+    /// By their numbers. One that nobody has, or that was removed, is marked so.
     pub reals: Vec<Real>,
-    lookup: ServiceLookup,
+    pub timeouts: Timeouts,
+    pub(super) lookup: ServiceLookup,
+    pub(super) rules: Arc<Rules>,
 }
 
 impl Snapshot {
-    /// Lays out what `config` says with what is known of the reals now. The configuration is checked: it has at most
-    /// 65,535 services and reals, none twice, each real in some port's network.
+    /// The first snapshot of what `config` says, with what is known of the reals now. The configuration is checked: it
+    /// has no more services and reals than its limits say, none twice, each real in some port's network. Who lays out
+    /// more than one has a [`Composer`].
     pub fn build(
         epoch: u64,
         config: &Config,
         stations: Vec<Station>,
         reach: impl Fn(usize, Ipv4Addr) -> Reach,
     ) -> Snapshot {
-        let real = |real: &RealConfig| {
-            let egress = egress_port(&stations, real.address);
-            let reach = real.mac.map_or_else(|| reach(egress, real.address), Reach::At);
-            RealPlan { address: real.address.into(), port: real.port, weight: real.weight, egress, reach }
-        };
-        let service = |service: &ServiceConfig| ServicePlan {
-            protocol: service.protocol,
-            address: service.address.into(),
-            port: service.port,
-            scheduler: service.scheduler,
-            reals: service.reals.iter().map(real).collect(),
-        };
-        let plans: Vec<ServicePlan> = config.services.iter().map(service).collect();
-        Snapshot::lay_out(epoch, stations, &plans)
+        Composer::new(config.limits, stations).compose(epoch, config, &reach).snapshot
     }
 
+    /// The same of services that no configuration can say.
     pub fn lay_out(epoch: u64, stations: Vec<Station>, plans: &[ServicePlan]) -> Snapshot {
-        let mut services = Vec::with_capacity(plans.len());
-        let mut reals = Vec::new();
-        for (plan, id) in plans.iter().zip((1..=u16::MAX).filter_map(ServiceId::from_number)) {
-            let first = reals.len();
-            reals.extend(plan.reals.iter().map(|real| lay_out(real, id, &stations[real.egress])));
-            services.push(Service {
-                id,
-                protocol: plan.protocol,
-                address: plan.address,
-                port: plan.port,
-                scheduler: plan.scheduler,
-                reals: first..reals.len(),
-                roster: Arc::new(roster(plan.scheduler, &reals[first..], first)),
-            });
-        }
-        let lookup =
-            ServiceLookup::build(services.iter().map(|one| (one.address, one.port, one.protocol.number(), one.id)));
-        Snapshot { epoch, stations, services, reals, lookup }
+        let reals = plans.iter().map(|plan| plan.reals.len()).sum();
+        Composer::new(Limits::for_file(plans.len(), reals), stations).compose_plans(epoch, plans)
     }
 
+    /// The service of a packet to one that has one address and one port, and that no match rule touches.
     #[inline]
     pub fn find_v4(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<ServiceId> {
         self.lookup.find_v4(address, port, protocol)
@@ -173,60 +226,54 @@ impl Snapshot {
         self.lookup.find_v6(address, port, protocol)
     }
 
+    /// The service of any packet: by mark, by address and port, by a range of ports, by any port.
+    #[inline]
+    pub fn find(&self, asked: &Asked) -> Option<Found> {
+        let hot = match asked.destination {
+            IpAddr::V4(address) => self.find_v4(address, asked.port, asked.protocol),
+            IpAddr::V6(address) => self.find_v6(address, asked.port, asked.protocol),
+        };
+        match hot {
+            Some(service) => Some(Found { service, wide: false }),
+            None => self.find_by_rules(asked),
+        }
+    }
+
+    /// The same for a packet that `find_v4` or `find_v6` know no service for.
+    #[inline]
+    pub fn find_by_rules(&self, asked: &Asked) -> Option<Found> {
+        if self.rules.is_empty() { None } else { self.rules.find(asked) }
+    }
+
+    /// Whether packets can be for a service that `find_v4` and `find_v6` do not know.
+    #[inline]
+    pub fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
     pub fn is_virtual(&self, address: IpAddr) -> bool {
-        self.lookup.is_virtual(address)
+        self.lookup.is_virtual(address) || self.rules.is_virtual(address)
     }
 
     #[inline]
-    pub fn service(&self, id: ServiceId) -> &Service {
-        &self.services[id.index()]
+    pub fn service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(id.index())?.as_deref()
     }
 
     #[inline]
     pub fn real(&self, id: RealId) -> &Real {
-        &self.reals[id.index()]
+        self.reals.get(id.index()).unwrap_or(&NOBODY)
+    }
+
+    /// A service's own reals.
+    pub fn reals_of<'s>(&'s self, service: &'s Service) -> Reals<'s> {
+        Reals { ids: &service.reals, all: &self.reals }
     }
 }
 
 /// The port whose network the address is in; the first port for an address in none, which the check does not let by.
 pub fn egress_port(stations: &[Station], address: Ipv4Addr) -> usize {
     stations.iter().position(|station| station.network.contains(address)).unwrap_or(0)
-}
-
-/// Newest first; in a configuration the newest is the last.
-fn roster(scheduler: Scheduler, reals: &[Real], first: usize) -> Roster {
-    let member = |(place, real): (usize, &Real)| Member {
-        id: RealId((first + place) as u16),
-        generation: 0,
-        ready: real.answers,
-        weight: real.weight,
-        last_weight: real.weight,
-        address: real.address,
-        port: real.port,
-    };
-    Roster::build(scheduler, reals.iter().enumerate().rev().map(member).collect(), 0, 0)
-}
-
-fn lay_out(plan: &RealPlan, service: ServiceId, station: &Station) -> Real {
-    let (mac, has_mac, answers) = match plan.reach {
-        Reach::Unknown => (Mac::ZERO, false, false),
-        Reach::At(mac) => (mac, true, true),
-        Reach::Lost(mac) => (mac, true, false),
-    };
-    let mut link = [0; 12];
-    link[..6].copy_from_slice(&mac.0);
-    link[6..].copy_from_slice(&station.mac.0);
-    Real {
-        link,
-        egress: plan.egress as u8,
-        has_mac,
-        answers,
-        weight: plan.weight,
-        mtu: if has_mac { station.mtu } else { 0 },
-        service,
-        address: plan.address,
-        port: plan.port,
-    }
 }
 
 #[cfg(test)]

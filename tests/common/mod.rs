@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use drover::clock::Now;
 use drover::config::{
-    Config, ControlConfig, CoresConfig, Device, FlowsConfig, Forwarding, Idle, PortConfig, Protocol, RealConfig,
-    Scheduler, ServiceConfig, WorkerCores,
+    Config, ControlConfig, CoresConfig, Device, FlowsConfig, Forwarding, Idle, Limits, PortConfig, Protocol,
+    RealConfig, Scheduler, ServiceConfig, Takes, Timeouts, WorkerCores,
 };
 use drover::counters::Ledger;
 use drover::director::{Director, Tables};
@@ -36,15 +36,18 @@ pub fn real_address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 9, 0, 10 + number)
 }
 
-fn service(protocol: Protocol, port: u16, scheduler: Scheduler, weights: &[u16]) -> ServiceConfig {
+fn service(protocol: Protocol, port: u16, scheduler: Scheduler, weights: &[u16]) -> Arc<ServiceConfig> {
     let real = |(weight, number): (&u16, u8)| RealConfig {
         address: real_address(number),
         port,
         weight: *weight,
+        upper: 0,
+        lower: 0,
         forwarding: Forwarding::DirectRouting,
         mac: None,
     };
-    ServiceConfig { protocol, address: VIP, port, scheduler, reals: weights.iter().zip(1u8..).map(real).collect() }
+    let reals = weights.iter().zip(1u8..).map(real).collect();
+    Arc::new(ServiceConfig::new(Takes::exact(protocol, VIP, port), scheduler, reals))
 }
 
 pub fn config() -> Config {
@@ -66,6 +69,9 @@ pub fn config() -> Config {
         idle: Idle::Poll,
         flows: FlowsConfig { per_worker: 1000, half_open: 1000 },
         control: ControlConfig { socket: "/nowhere".into() },
+        limits: Limits::LEAST,
+        timeouts: Timeouts::default(),
+        matches: Vec::new(),
         services: vec![
             service(Protocol::Tcp, 80, Scheduler::WeightedRoundRobin, &[3, 2, 1]),
             service(Protocol::Udp, 53, Scheduler::RoundRobin, &[1, 1, 1]),

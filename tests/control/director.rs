@@ -185,7 +185,8 @@ pub fn services() -> Vec<ServiceEntry> {
 
 fn service(protocol: &str, at: &str, scheduler: &str, reals: Vec<RealEntry>) -> ServiceEntry {
     let traffic = TrafficEntry { connections: 9, packets: 90, bytes: 9000, active: 5, inactive: 1 };
-    ServiceEntry { protocol: protocol.into(), address: address(at), scheduler: scheduler.into(), traffic, reals }
+    let (protocol, address, scheduler) = (protocol.into(), at.into(), scheduler.into());
+    ServiceEntry { protocol, address, scheduler, flags: String::new(), traffic, reals }
 }
 
 fn real(at: &str, weight: u16, state: RealState, mac: Option<&str>, (active, inactive): (u64, u64)) -> RealEntry {

@@ -13,7 +13,7 @@ use crate::packet::port::MAX_PORTS;
 const LONGEST_INTERFACE: usize = 15;
 const ONE_DEVICE: &str = "exactly one of pci, af_packet, tap and vdev";
 
-pub(super) struct Ports {
+pub(in crate::config) struct Ports {
     pub all: Vec<PortConfig>,
     /// None was left out for its mistakes, so that whoever is not in any network is really in none.
     pub complete: bool,

@@ -1,6 +1,7 @@
 //! Who may be chosen. A roster is part of the snapshot: built when it changes, shared by the workers.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::hash::{destination_table, source_table};
 use super::{Load, Opening, Scene, kernel_maglev};
@@ -34,7 +35,7 @@ pub struct Roster {
     edits: u32,
     table: Table,
     /// Who gets what has no flow and can have none; empty where the scheduler's own table is one for that.
-    stateless: Maglev,
+    stateless: Arc<Maglev>,
 }
 
 #[derive(Debug, Default)]
@@ -49,22 +50,32 @@ pub(super) enum Table {
 impl Roster {
     /// `members` newest first; `seed` is that of the group of directors, for our own Maglev.
     pub fn build(scheduler: Scheduler, members: Box<[Member]>, edits: u32, seed: u64) -> Roster {
-        let (mut table, mut stateless) = (Table::None, Maglev::default());
-        match scheduler {
-            Scheduler::Maglev => table = Table::Maglev(Maglev::large(seed, &entries(&members))),
-            _ => stateless = Maglev::build(&entries(&members)),
-        }
-        match scheduler {
-            Scheduler::SourceHash(_) => table = Table::Places(source_table(&members)),
-            Scheduler::DestinationHash => table = Table::Places(destination_table(&members)),
-            Scheduler::KernelMaglev(_) => table = Table::Places(kernel_maglev::table(&members)),
-            _ => (),
-        }
+        let stateless = match scheduler {
+            Scheduler::Maglev => Arc::default(),
+            _ => Arc::new(Maglev::build(&entries(&members))),
+        };
+        Roster::with(scheduler, members, edits, seed, stateless)
+    }
+
+    /// The same with a table for what has no state that others may have too: its numbers are places among the members.
+    pub fn with(scheduler: Scheduler, members: Box<[Member]>, edits: u32, seed: u64, stateless: Arc<Maglev>) -> Roster {
+        let table = match scheduler {
+            Scheduler::Maglev => Table::Maglev(Maglev::large(seed, &entries(&members))),
+            Scheduler::SourceHash(_) => Table::Places(source_table(&members)),
+            Scheduler::DestinationHash => Table::Places(destination_table(&members)),
+            Scheduler::KernelMaglev(_) => Table::Places(kernel_maglev::table(&members)),
+            _ => Table::None,
+        };
         Roster { members, edits, table, stateless }
     }
 
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// The table that services with the same reals have in common.
+    pub fn stateless(&self) -> &Arc<Maglev> {
+        &self.stateless
     }
 
     pub fn edits(&self) -> u32 {
