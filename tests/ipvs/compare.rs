@@ -1,0 +1,91 @@
+//! Two answers to one scenario, their differences, and the shortest scenario that still shows one.
+
+use super::scenario::{Capability, Step};
+use super::subject::Subject;
+
+#[derive(Clone, Debug)]
+pub struct Difference {
+    pub at: usize,
+    pub step: String,
+    pub kernel: Vec<String>,
+    pub ours: Vec<String>,
+}
+
+/// The kernel's answer as far as the subject has to give it yet: who sends nothing of its own drops in silence.
+pub fn lowered(answer: &[String], can: &dyn Fn(Capability) -> bool) -> Vec<String> {
+    let lower = |line: &String| {
+        let silent = line.starts_with("tcp ") && !can(Capability::Resets)
+            || line.starts_with("icmp ") && !can(Capability::ErrorsOut);
+        if silent { "drop".to_owned() } else { line.clone() }
+    };
+    answer.iter().map(lower).collect()
+}
+
+pub fn differences(
+    steps: &[Step],
+    kernel: &[Vec<String>],
+    ours: &[Vec<String>],
+    can: &dyn Fn(Capability) -> bool,
+) -> Vec<Difference> {
+    assert_eq!((steps.len(), steps.len()), (kernel.len(), ours.len()), "an answer a step");
+    let mut found = Vec::new();
+    for (at, step) in steps.iter().enumerate() {
+        let kernel = lowered(&kernel[at], can);
+        if kernel != ours[at] {
+            found.push(Difference { at, step: step.to_string(), kernel, ours: ours[at].clone() });
+        }
+    }
+    found
+}
+
+/// Drops steps, in halves, quarters and so on down to one by one, while there still is a difference.
+pub fn minimised(
+    steps: &[Step],
+    kernel: &mut dyn Subject,
+    ours: &mut dyn Subject,
+    can: &dyn Fn(Capability) -> bool,
+) -> Vec<Step> {
+    let mut differs = |steps: &[Step]| !differences(steps, &kernel.run(steps), &ours.run(steps), can).is_empty();
+    let mut steps = steps.to_vec();
+    let mut size = steps.len() / 2;
+    while size > 0 {
+        let mut at = 0;
+        while at < steps.len() {
+            let mut fewer = steps.clone();
+            fewer.drain(at..(at + size).min(steps.len()));
+            if is_sound(&fewer) && differs(&fewer) {
+                steps = fewer;
+            } else {
+                at += size;
+            }
+        }
+        size /= 2;
+    }
+    steps
+}
+
+/// Whether every edit is of something that is there: the kernel would refuse it, and a subject need not take it.
+fn is_sound(steps: &[Step]) -> bool {
+    use super::scenario::Edit::*;
+    let mut services = std::collections::HashMap::new();
+    steps.iter().all(|step| {
+        let Step::Edit(edit) = step else { return true };
+        match edit {
+            AddService(service) => services.insert(service.key, Vec::new()).is_none(),
+            EditService(service) => services.contains_key(&service.key),
+            DeleteService(key) => services.remove(key).is_some(),
+            AddReal(key, real) => services.get_mut(key).is_some_and(|reals| {
+                let new = !reals.contains(&real.number);
+                reals.push(real.number);
+                new
+            }),
+            EditReal(key, real) => services.get(key).is_some_and(|reals| reals.contains(&real.number)),
+            DeleteReal(key, number) => services.get_mut(key).is_some_and(|reals| {
+                let there = reals.contains(number);
+                reals.retain(|other| other != number);
+                there
+            }),
+            Timeouts(..) | Sysctl(..) => true,
+        }
+    })
+}
