@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use super::packet::{Fault, Kind, Packet};
 use super::scenario::{
-    Capability, Edit, Key, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, RealSpec, SCHEDULERS, ServiceSpec, Step,
-    Sysctl, TIMEOUTS, VIPS,
+    Capability, Edit, Key, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, RealSpec, SCHEDULERS, ServiceSpec,
+    Step, Sysctl, TIMEOUTS, VIPS,
 };
 
 const SYN: u8 = 2;
@@ -295,10 +295,12 @@ impl Generator<'_> {
         let conversations = std::mem::take(&mut self.conversations);
         let conversation = *self.random.one(&conversations);
         self.conversations = conversations;
-        let flags = *self.random.one(&[ACK, ACK, ACK, ACK, 24, 24, 17, 17, 17, 4, 20, SYN, SYN, SYN, 18, 1, 0, 3, 41]);
+        let all = [ACK, ACK, ACK, ACK, 24, 24, 17, 17, 17, 4, 20, 1, 0, 41, SYN, SYN, SYN, 18, 3];
+        let flags = *self.random.one(if self.can(Capability::Reuse) { &all } else { &all[..14] });
         let payload = if flags == 24 { self.random.below(200) as u16 } else { 0 };
         let options = self.random.chance(3);
-        let hops = if self.random.chance(2) { 1 + self.random.below(2) as u8 } else { 64 };
+        let fewest = if self.can(Capability::UsedUp) { 1 } else { 2 };
+        let hops = if self.random.chance(2) { fewest } else { 64 };
         let packet = self.send(conversation, flags);
         packet.payload = payload;
         packet.options = options;

@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::packet::{self, DIRECTOR, ROUTER, real_mac};
-use super::scenario::{Edit, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, PAUSE, SCHEDULERS, Step, VIPS};
 use super::scenario::real_address;
+use super::scenario::{Edit, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, PAUSE, SCHEDULERS, Step, VIPS};
 use super::subject::Subject;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -130,7 +130,8 @@ impl Kernel {
             .spawn()
             .unwrap();
         let said = BufReader::new(console.try_clone().unwrap());
-        let mut kernel = Kernel { process, console, said, wire, clock, commands: 0, markers: 0, begun: false, directory };
+        let mut kernel =
+            Kernel { process, console, said, wire, clock, commands: 0, markers: 0, begun: false, directory };
         kernel.lines_until("kernel ready");
         kernel.settle_in();
         kernel.clock.stand();
@@ -147,7 +148,7 @@ impl Kernel {
         lines.extend((1..=8).map(|number| neighbour(real_address(number).to_string(), real_mac(number))));
         let settings = [("ip_forward", "1"), ("icmp_ratelimit", "0"), ("icmp_msgs_per_sec", "1000000")];
         lines.extend(settings.map(|(name, value)| format!("echo {value} >/proc/sys/net/ipv4/{name}")));
-        lines.push("echo 1000000 >/proc/sys/net/ipv4/icmp_msgs_burst".into());
+        lines.push("echo 1000000 >/proc/sys/net/ipv4/icmp_msgs_burst; echo 1 >/proc/sys/kernel/printk".into());
         let mark = "iptables -t mangle -A PREROUTING -d";
         lines.push(format!("{mark} 10.9.1.0/24 -j MARK --set-mark {MARK_OF_NETWORK}"));
         let last = MARKED_PORT + 9;
@@ -165,7 +166,8 @@ impl Kernel {
     fn begin(&mut self) {
         self.clock.go();
         let schedulers = SCHEDULERS.map(|name| format!("ip_vs_{name}")).join(" ");
-        let remove = if self.begun { format!("exec 4>&-; wait; ipvsadm -C; rmmod {schedulers} ip_vs;") } else { String::new() };
+        let remove =
+            if self.begun { format!("exec 4>&-; wait; ipvsadm -C; rmmod {schedulers} ip_vs;") } else { String::new() };
         self.begun = true;
         let load = format!("for module in {schedulers}; do modprobe $module; done");
         let said = self.sh(&format!(
@@ -362,4 +364,3 @@ fn marker_number(frame: &[u8]) -> Option<u16> {
 fn is_of_ours(frame: &[u8]) -> bool {
     frame.len() > 34 && frame[12..14] == [8, 0] && frame[0] & 1 == 0
 }
-

@@ -1,10 +1,11 @@
 //! The steps of a scenario, and their text: edits are `ipvsadm`'s own words, so that a line can be tried by hand.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use super::packet::Packet;
+use super::packet::{Kind, Packet};
 
 /// How far time is set forward by a pause, in seconds. Between pauses it stands still. The kernel's timers may be late by
 /// an eighth, and no timeout that a scenario uses ends, so late, in another pause than it would on time.
@@ -250,6 +251,10 @@ fn edit(words: &[&str]) -> Option<Edit> {
 pub enum Capability {
     /// Changes after the first packet.
     Edits,
+    /// A SYN of a conversation that has begun before.
+    Reuse,
+    /// A packet whose time to live is used up, of a conversation that goes on after it.
+    UsedUp,
     /// Other schedulers than rr and wrr.
     Schedulers,
     Persistence,
@@ -271,11 +276,25 @@ pub enum Capability {
 }
 
 impl Capability {
-    pub const ALL: [Capability; 14] = {
+    pub const ALL: [Capability; 16] = {
         use Capability::*;
         [
-            Edits, Schedulers, Persistence, OnePacket, Thresholds, AnyPort, Marks, Timeouts, Sysctls, Listings, Echo,
-            ErrorsIn, Resets, ErrorsOut,
+            Edits,
+            Reuse,
+            UsedUp,
+            Schedulers,
+            Persistence,
+            OnePacket,
+            Thresholds,
+            AnyPort,
+            Marks,
+            Timeouts,
+            Sysctls,
+            Listings,
+            Echo,
+            ErrorsIn,
+            Resets,
+            ErrorsOut,
         ]
     };
 }
@@ -287,6 +306,15 @@ pub fn needs(steps: &[Step]) -> Vec<Capability> {
     if steps[first_packet..].iter().any(|step| matches!(step, Step::Edit(_))) {
         needs.push(Capability::Edits);
     }
+    let mut begun = HashSet::new();
+    let again = |step: &Step| {
+        let Step::Packet(packet) = step else { return false };
+        let Kind::Tcp(flags) = packet.kind else { return false };
+        flags & 2 != 0 && !begun.insert((packet.source, packet.destination))
+    };
+    needs.extend(steps.iter().any(again).then_some(Capability::Reuse));
+    let used_up = |step: &Step| matches!(step, Step::Packet(packet) if packet.ttl == 1 && packet.need().is_none());
+    needs.extend(steps.iter().any(used_up).then_some(Capability::UsedUp));
     needs.sort();
     needs.dedup();
     needs

@@ -29,8 +29,8 @@ impl Pure {
     pub fn can(capability: Capability) -> bool {
         use Capability::*;
         match capability {
-            Edits | Schedulers | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts | Sysctls
-            | Listings | Echo | ErrorsIn | Resets | ErrorsOut => false,
+            Edits | Reuse | UsedUp | Schedulers | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts
+            | Sysctls | Listings | Echo | ErrorsIn | Resets | ErrorsOut => false,
         }
     }
 }
@@ -98,7 +98,9 @@ impl Course {
         match verdicts[0] {
             Verdict::Forward { .. } => packet::answer(&frame, &[burst.remove(0).0]),
             Verdict::Drop(_) => "drop".into(),
-            other => format!("{other:?}"),
+            Verdict::Host => "host".into(),
+            Verdict::Manage => "manage".into(),
+            Verdict::Hand { worker } => format!("worker {worker}"),
         }
     }
 }
