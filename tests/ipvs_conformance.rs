@@ -4,6 +4,7 @@
 
 mod ipvs;
 
+use std::path::Path;
 use std::time::Instant;
 
 use ipvs::compare::{self, Difference};
@@ -73,6 +74,56 @@ fn shortest(seed: u64, scenario: &[Step], kernel: &mut Kernel) {
     compare::differences(&steps, &answers, &ours, &Pure::can)
         .iter()
         .for_each(|difference| report(seed, steps.len(), difference));
+}
+
+/// What is kept under tests/data/ipvs is what the kernel says. RECORD=1 writes it anew.
+#[test]
+fn the_recordings_are_the_kernel_s() {
+    let mut kernel = Kernel::boot();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/ipvs");
+    for name in ["behaviour.txt", "traces.txt"] {
+        let path = directory.join(name);
+        let before = std::fs::read_to_string(&path).unwrap_or_default();
+        let heading: String =
+            before.lines().take_while(|line| line.starts_with("# ")).map(|l| format!("{l}\n")).collect();
+        let steps = match name {
+            "traces.txt" => recorded_scenarios(),
+            _ => trace::parse(&before).into_iter().map(|trace| (trace.name, trace.steps)).collect(),
+        };
+        let traces = steps.into_iter().map(|(name, steps)| Trace { name, answers: kernel.run(&steps), steps });
+        let now = heading + &traces.map(|trace| format!("\n{}", trace.text())).collect::<String>();
+        if number("RECORD").is_some() {
+            std::fs::write(&path, &now).unwrap();
+        } else {
+            assert!(before == now, "the kernel says otherwise than {}", path.display());
+        }
+    }
+}
+
+/// Some of each kind.
+fn recorded_scenarios() -> Vec<(String, Vec<Step>)> {
+    use Capability::*;
+    let kinds: [(&str, &[Capability], u64, usize); 11] = [
+        ("plain", &[], 4, 120),
+        ("reuse", &[Reuse, UsedUp], 3, 120),
+        ("schedulers", &[Schedulers], 12, 80),
+        ("edits", &[Edits, Reuse, Sysctls], 4, 120),
+        ("persistence", &[Persistence, AnyPort, Edits, Sysctls, Reuse], 5, 120),
+        ("one packet", &[OnePacket], 2, 60),
+        ("thresholds", &[Thresholds, Edits, Reuse], 4, 120),
+        ("marks", &[Marks, Schedulers], 3, 80),
+        ("timeouts", &[Timeouts, Edits], 2, 80),
+        ("listings", &[Listings, Edits, Schedulers, Reuse], 5, 80),
+        ("everything", &Capability::ALL, 10, 150),
+    ];
+    let mut scenarios = Vec::new();
+    for (at, (name, can, count, steps)) in kinds.into_iter().enumerate() {
+        for seed in (at as u64 + 1) * 100..(at as u64 + 1) * 100 + count {
+            let made = generate::scenario(seed, steps, &|capability| can.contains(&capability));
+            scenarios.push((format!("{name}, seed {seed}"), made));
+        }
+    }
+    scenarios
 }
 
 /// The kernel answers the same steps twice with the same lines: what it is asked depends on nothing else. Every kind of

@@ -91,12 +91,12 @@ fn host_now() -> u64 {
 
 /// What the kernel boots: fetched and made if it is not there.
 fn image() -> PathBuf {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/ipvs-kernel");
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ipvs-kernel");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ipvs/kernel/image");
     let made = Command::new(&script).arg(&directory).output().unwrap();
     assert!(
         made.status.success(),
-        "{} failed\n{}remedy: .ci/packages cpio busybox-static",
+        "{} failed\n{}remedy: .ci/packages cpio",
         script.display(),
         String::from_utf8_lossy(&made.stderr)
     );
@@ -169,7 +169,7 @@ impl Kernel {
         let remove =
             if self.begun { format!("exec 4>&-; wait; ipvsadm -C; rmmod {schedulers} ip_vs;") } else { String::new() };
         self.begun = true;
-        let load = format!("for module in {schedulers}; do modprobe $module; done");
+        let load = format!("modprobe -a {schedulers}");
         let said = self.sh(&format!(
             "{remove} {load}; (exec 4>&-; ipvsadm -R </tmp/edits >/tmp/complaints 2>&1) & exec 4>/tmp/edits"
         ));
@@ -262,13 +262,13 @@ impl Kernel {
         let first = self.markers;
         let mut came: Vec<Vec<Vec<u8>>> = Vec::with_capacity(frames.len());
         let (mut sent, mut current) = (0, Vec::new());
+        let mut buffer = [0; 2048];
         while came.len() < frames.len() {
             while sent < frames.len() && sent < came.len() + WINDOW {
                 self.wire.send(&frames[sent]).unwrap();
                 self.wire.send(&marker(first.wrapping_add(sent as u16))).unwrap();
                 sent += 1;
             }
-            let mut buffer = [0; 2048];
             let length = self.wire.recv(&mut buffer).unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
             let frame = &buffer[..length];
             match marker_number(frame) {

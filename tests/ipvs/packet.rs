@@ -29,6 +29,9 @@ pub struct Packet {
     pub kind: Kind,
     pub ttl: u8,
     pub fault: Option<Fault>,
+    pub tos: u8,
+    /// The network may cut it.
+    pub may_fragment: bool,
     /// Four bytes of IP options that do nothing.
     pub options: bool,
     /// Bytes behind the header.
@@ -67,7 +70,17 @@ impl Fault {
 
 impl Packet {
     pub fn new(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16), kind: Kind) -> Packet {
-        Packet { source, destination, kind, ttl: 64, fault: None, options: false, payload: 0 }
+        Packet {
+            source,
+            destination,
+            kind,
+            ttl: 64,
+            fault: None,
+            tos: 0,
+            may_fragment: false,
+            options: false,
+            payload: 0,
+        }
     }
 
     pub fn need(&self) -> Option<Capability> {
@@ -105,9 +118,12 @@ impl Packet {
             Kind::Echo | Kind::Error(..) => ICMP,
         };
         let mut packet = ip(self.source.0, self.destination.0, protocol, self.ttl, self.options, &segment);
-        if self.fault == Some(Fault::HeaderChecksum) {
-            packet[10] ^= 0x55;
-        }
+        packet[1] = self.tos;
+        packet[6] = if self.may_fragment { 0 } else { 0x40 };
+        packet[10..12].fill(0);
+        let length = usize::from(packet[0] & 15) * 4;
+        let sum = checksum(&packet[..length]) ^ if self.fault == Some(Fault::HeaderChecksum) { 0x5500 } else { 0 };
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
         framed(&packet)
     }
 }
@@ -189,6 +205,12 @@ impl fmt::Display for Packet {
         if self.payload != 0 {
             write!(to, " payload={}", self.payload)?;
         }
+        if self.tos != 0 {
+            write!(to, " tos={:02x}", self.tos)?;
+        }
+        if self.may_fragment {
+            to.write_str(" may-fragment")?;
+        }
         if self.options {
             to.write_str(" options")?;
         }
@@ -239,8 +261,12 @@ fn parse(line: &str) -> Option<Packet> {
             packet.ttl = ttl.parse().ok()?;
         } else if let Some(length) = word.strip_prefix("payload=") {
             packet.payload = length.parse().ok()?;
+        } else if let Some(tos) = word.strip_prefix("tos=") {
+            packet.tos = u8::from_str_radix(tos, 16).ok()?;
         } else if word == "options" {
             packet.options = true;
+        } else if word == "may-fragment" {
+            packet.may_fragment = true;
         } else {
             packet.fault = Some(Fault::ALL.into_iter().find(|fault| fault.name() == word)?);
         }
