@@ -1,6 +1,7 @@
 //! The kernel: Debian's user-mode build of Linux, an ordinary process of ours. Its one network interface is a pair of
 //! sockets, its console another; its clock is ours (kernel/clock.c). It needs neither root nor KVM.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
@@ -11,9 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::packet::{self, DIRECTOR, ROUTER, real_mac};
+use super::packet::{self, DIRECTOR, Kind, ROUTER, real_mac};
 use super::scenario::real_address;
-use super::scenario::{Edit, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, PAUSE, SCHEDULERS, Step, VIPS};
+use super::scenario::{
+    Edit, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, PAUSE, SCHEDULERS, Step, Sysctl, VIPS,
+};
 use super::subject::Subject;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +26,8 @@ const WINDOW: usize = 4;
 const STANDING: u64 = 20;
 /// A pause is made of such steps, in nanoseconds, so that timers run in their order.
 const STRIDE: u64 = 10_000_000_000;
+/// Two of the kernel's ticks.
+const TICK: u64 = 20_000_000;
 const SECOND: u64 = 1_000_000_000;
 /// An edit that always fails, and what is said about it: what comes before it is done.
 const FAILING: &str = "-D -t 192.0.2.1:9";
@@ -143,6 +148,8 @@ impl Kernel {
         let mut lines = vec!["ip link set lo up; ip addr add 10.9.0.10/24 dev vec0; ip link set vec0 up".to_owned()];
         lines.extend(VIPS.map(|vip| format!("ip addr add {vip}/32 dev vec0")));
         lines.push("ip route add local 10.9.1.0/24 dev lo; ip route add default via 10.9.0.1 dev vec0".into());
+        // A packet that waits for others to be merged with would come out after the packet behind it.
+        lines.push("ethtool -K vec0 gro off".into());
         let neighbour = |address, mac| format!("arp -s {address} {mac}");
         lines.push(neighbour("10.9.0.1".to_owned(), ROUTER));
         lines.extend((1..=8).map(|number| neighbour(real_address(number).to_string(), real_mac(number))));
@@ -233,6 +240,13 @@ impl Kernel {
         self.clock.stand();
     }
 
+    /// Long enough for what ends at once to be gone: the kernel leaves that to a timer.
+    fn tick(&mut self) {
+        self.clock.set(self.clock.now() + TICK, 0);
+        self.sh("read -t 0.001 nothing <&6");
+        self.clock.stand();
+    }
+
     fn list(&mut self, listing: Listing) -> Vec<String> {
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         let command = match listing {
@@ -254,6 +268,17 @@ impl Kernel {
         lines = lines.iter().map(|line| with_round_time(line)).collect();
         lines.sort();
         lines
+    }
+
+    fn other_step(&mut self, step: &Step) -> Vec<String> {
+        match step {
+            Step::Edit(edit) => self.edit(edit),
+            Step::List(listing) => self.list(*listing),
+            Step::Pause | Step::Packet(_) => {
+                self.pause();
+                Vec::new()
+            }
+        }
     }
 
     /// Sends packets in turn, each followed by an echo request from a neighbour that nobody else sends: what comes out
@@ -290,28 +315,50 @@ impl Subject for Kernel {
         self.begin();
         // On a boundary, so that all scenarios have the same time.
         self.pause();
+        let ends = what_ends_connections(steps);
         let mut answers = Vec::with_capacity(steps.len());
         let mut at = 0;
         while at < steps.len() {
-            let frames: Vec<Vec<u8>> = steps[at..]
-                .iter()
-                .map_while(|step| if let Step::Packet(packet) = step { Some(packet.frame()) } else { None })
-                .collect();
+            let first = at;
+            let mut frames = Vec::new();
+            while let Some(Step::Packet(packet)) = steps.get(at) {
+                frames.push(packet.frame());
+                at += 1;
+                if ends[at - 1] {
+                    break;
+                }
+            }
             let came = self.packets(&frames);
             answers.extend(frames.iter().zip(&came).map(|(sent, came)| vec![packet::answer(sent, came)]));
-            at += frames.len();
-            answers.extend(steps.get(at).map(|step| match step {
-                Step::Edit(edit) => self.edit(edit),
-                Step::List(listing) => self.list(*listing),
-                Step::Pause | Step::Packet(_) => {
-                    self.pause();
-                    Vec::new()
+            if at > first {
+                if ends[at - 1] {
+                    self.tick();
                 }
-            }));
+                continue;
+            }
+            answers.push(self.other_step(&steps[at]));
             at += 1;
         }
         answers
     }
+}
+
+/// Which packets may end a connection at once: another of a conversation whose real may be gone, a SYN of one that has
+/// begun before.
+fn what_ends_connections(steps: &[Step]) -> Vec<bool> {
+    let (mut begun, mut expires) = (HashSet::new(), false);
+    let ends = |step: &Step| match step {
+        Step::Edit(Edit::Sysctl(Sysctl::ExpireNodestConn, on)) => {
+            expires |= on;
+            false
+        }
+        Step::Packet(packet) => {
+            let known = !begun.insert((packet.source, packet.destination));
+            known && (expires || matches!(packet.kind, Kind::Tcp(flags) if flags & 2 != 0))
+        }
+        _ => false,
+    };
+    steps.iter().map(ends).collect()
 }
 
 impl Drop for Kernel {

@@ -1,6 +1,6 @@
 /* Loaded into the user-mode kernel before libc: its clock is the host's, set forward and slowed down as the test says.
- * The test writes two numbers into the file that DROVER_CLOCK names: nanoseconds to add, and how much slower than the
- * host's clock time passes (a shift), with the two moments at which that began.
+ * The test writes into the file that DROVER_CLOCK names: since when by the host's clock, and from when on by the
+ * kernel's, time passes, and how much slower than for the host (a shift).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -52,10 +52,10 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     return 0;
 }
 
-/* At the latest after two milliseconds, so that a jump of the clock is noticed by a kernel that sleeps. */
+/* At the latest after half a millisecond, so that a jump of the clock is noticed by a kernel that sleeps. */
 int timer_settime(timer_t timer, int flags, const struct itimerspec *wanted, struct itimerspec *old) {
     struct itimerspec soon = *wanted;
-    const long most = 2000000;
+    const long most = 500000;
     if (sheet && !(flags & TIMER_ABSTIME)) {
         if (soon.it_value.tv_sec > 0 || soon.it_value.tv_nsec > most)
             soon.it_value = (struct timespec){0, most};
