@@ -3,7 +3,7 @@
 mod ipvs;
 
 use ipvs::compare;
-use ipvs::scenario;
+use ipvs::scenario::{self, Capability};
 use ipvs::subject::{Pure, Subject};
 use ipvs::trace;
 
@@ -42,4 +42,14 @@ fn the_director_answers_as_the_kernel_did() {
     assert!(found.is_empty(), "{} differences\n{}", found.len(), found.join("\n"));
     assert_eq!(not_yet, NOT_YET, "what is not replayed yet, by name");
     assert!(steps >= 400, "only {steps} steps were replayed");
+}
+
+#[test]
+fn the_document_names_what_is_not_asked_yet() {
+    let document = include_str!("../docs/ipvs-differences.md");
+    let section = document.split("## Not yet").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
+    let named: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("- `")?.split('`').next()).collect();
+    let cannot = Capability::ALL.into_iter().filter(|capability| !Pure::can(*capability));
+    let cannot: Vec<String> = cannot.map(|capability| format!("{capability:?}")).collect();
+    assert_eq!(named, cannot);
 }

@@ -87,14 +87,14 @@ fn is_sound(steps: &[Step]) -> bool {
         let Step::Edit(edit) = step else { return true };
         match edit {
             AddService(service) => services.insert(service.key, Vec::new()).is_none(),
-            EditService(service) => services.contains_key(&service.key),
+            ChangeService(service) => services.contains_key(&service.key),
             DeleteService(key) => services.remove(key).is_some(),
             AddReal(key, real) => services.get_mut(key).is_some_and(|reals| {
                 let new = !reals.contains(&real.number);
                 reals.push(real.number);
                 new
             }),
-            EditReal(key, real) => services.get(key).is_some_and(|reals| reals.contains(&real.number)),
+            ChangeReal(key, real) => services.get(key).is_some_and(|reals| reals.contains(&real.number)),
             DeleteReal(key, number) => services.get_mut(key).is_some_and(|reals| {
                 let there = reals.contains(number);
                 reals.retain(|other| other != number);

@@ -212,12 +212,12 @@ impl Generator<'_> {
                 let real = self.real_spec(number);
                 let reals = &mut self.services.get_mut(&key).unwrap().1;
                 reals.iter_mut().filter(|real| real.number == number).for_each(|old| *old = real);
-                self.push(Edit::EditReal(key, real));
+                self.push(Edit::ChangeReal(key, real));
             }
             85..92 => {
                 let service = self.service_spec(key);
                 self.services.get_mut(&key).unwrap().0 = service.clone();
-                self.push(Edit::EditService(service));
+                self.push(Edit::ChangeService(service));
             }
             92..95 => {
                 self.services.remove(&key);

@@ -55,10 +55,10 @@ pub struct RealSpec {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Edit {
     AddService(ServiceSpec),
-    EditService(ServiceSpec),
+    ChangeService(ServiceSpec),
     DeleteService(Key),
     AddReal(Key, RealSpec),
-    EditReal(Key, RealSpec),
+    ChangeReal(Key, RealSpec),
     DeleteReal(Key, u8),
     /// TCP, TCP after FIN, UDP; zero leaves it.
     Timeouts(u32, u32, u32),
@@ -141,10 +141,10 @@ impl fmt::Display for Edit {
     fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Edit::AddService(service) => write!(to, "-A {service}"),
-            Edit::EditService(service) => write!(to, "-E {service}"),
+            Edit::ChangeService(service) => write!(to, "-E {service}"),
             Edit::DeleteService(key) => write!(to, "-D {key}"),
             Edit::AddReal(key, real) => write!(to, "-a {}", RealOf(*key, *real)),
-            Edit::EditReal(key, real) => write!(to, "-e {}", RealOf(*key, *real)),
+            Edit::ChangeReal(key, real) => write!(to, "-e {}", RealOf(*key, *real)),
             Edit::DeleteReal(key, number) => write!(to, "-d {key} -r {}:{}", real_address(*number), key.port()),
             Edit::Timeouts(tcp, fin, udp) => write!(to, "--set {tcp} {fin} {udp}"),
             Edit::Sysctl(which, on) => write!(to, "sysctl {} {}", which.name(), u8::from(*on)),
@@ -237,10 +237,10 @@ fn edit(words: &[&str]) -> Option<Edit> {
     };
     match words[0] {
         "-A" => Some(Edit::AddService(service()?)),
-        "-E" => Some(Edit::EditService(service()?)),
+        "-E" => Some(Edit::ChangeService(service()?)),
         "-D" => Some(Edit::DeleteService(key)),
         "-a" => Some(Edit::AddReal(key, real()?)),
-        "-e" => Some(Edit::EditReal(key, real()?)),
+        "-e" => Some(Edit::ChangeReal(key, real()?)),
         "-d" => Some(Edit::DeleteReal(key, real()?.number)),
         _ => None,
     }
@@ -313,11 +313,20 @@ pub fn needs(steps: &[Step]) -> Vec<Capability> {
         flags & 2 != 0 && !begun.insert((packet.source, packet.destination))
     };
     needs.extend(steps.iter().any(again).then_some(Capability::Reuse));
-    let used_up = |step: &Step| matches!(step, Step::Packet(packet) if packet.ttl == 1 && packet.need().is_none());
-    needs.extend(steps.iter().any(used_up).then_some(Capability::UsedUp));
+    needs.extend(is_used_up_and_goes_on(steps).then_some(Capability::UsedUp));
     needs.sort();
     needs.dedup();
     needs
+}
+
+fn is_used_up_and_goes_on(steps: &[Step]) -> bool {
+    let packets: Vec<&Packet> =
+        steps.iter().filter_map(|step| if let Step::Packet(packet) = step { Some(packet) } else { None }).collect();
+    let of_one = |one: &Packet, other: &Packet| (one.source, one.destination) == (other.source, other.destination);
+    packets
+        .iter()
+        .filter(|packet| packet.ttl == 1 && packet.need().is_none())
+        .any(|packet| packets.iter().filter(|other| of_one(packet, other)).count() > 1)
 }
 
 fn needs_of(step: &Step) -> Vec<Capability> {
@@ -330,7 +339,7 @@ fn needs_of(step: &Step) -> Vec<Capability> {
         Step::Packet(packet) => packet.need().into_iter().collect(),
         Step::List(_) => vec![Capability::Listings],
         Step::Pause => Vec::new(),
-        Step::Edit(Edit::AddService(service) | Edit::EditService(service)) => {
+        Step::Edit(Edit::AddService(service) | Edit::ChangeService(service)) => {
             let schedulers = !matches!(&*service.scheduler, "rr" | "wrr");
             let others = [
                 schedulers.then_some(Capability::Schedulers),
@@ -340,7 +349,7 @@ fn needs_of(step: &Step) -> Vec<Capability> {
             ];
             others.into_iter().flatten().collect()
         }
-        Step::Edit(Edit::AddReal(_, real) | Edit::EditReal(_, real)) => {
+        Step::Edit(Edit::AddReal(_, real) | Edit::ChangeReal(_, real)) => {
             (real.upper > 0).then_some(Capability::Thresholds).into_iter().collect()
         }
         Step::Edit(Edit::DeleteService(_) | Edit::DeleteReal(..)) => Vec::new(),
