@@ -28,10 +28,12 @@ test: test-deps ## every test, with and without DPDK, end-to-end ones too
 guest: test-deps ## droverd on a PCI NIC of two queues, in a virtual machine; part of `make test`
 	$(CARGO) test --test e2e_guest -- --nocapture
 
-# make conformance SEED=7 STEPS=500: that seed alone, every step printed. RECORD=1: writes tests/data/ipvs anew instead.
+# make conformance SEED=7 STEPS=500: that seed alone, every step printed. ASK=file: the kernel's answers to a scenario
+# written by hand. RECORD=1: writes tests/data/ipvs anew.
 conformance: test-deps ## the real Linux kernel and the director on SEEDS=200 random scenarios of STEPS=500 steps
-	SEEDS=$(SEEDS) STEPS=$(STEPS) SEED=$(SEED) FIRST=$(FIRST) RECORD=$(RECORD) \
-		$(CARGO) test --no-default-features --test ipvs_conformance $(if $(RECORD),recordings,director) -- --nocapture
+	SEEDS=$(SEEDS) STEPS=$(STEPS) SEED=$(SEED) FIRST=$(FIRST) RECORD=$(RECORD) ASK=$(ASK) \
+		$(CARGO) test --no-default-features --test ipvs_conformance -- --nocapture \
+		$(if $(ASK),--ignored asked,$(if $(RECORD),recordings,director))
 
 check: deps ## format, lints and the tidy test: exactly what is asked of a change
 	$(CARGO) fmt --all --check

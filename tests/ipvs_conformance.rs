@@ -1,6 +1,7 @@
 //! The kernel beside the director, on the same seeded scenarios. `make conformance` runs many; the test by itself a few.
 //!
-//! SEEDS=n STEPS=n [FIRST=n]: so many seeds, so many steps each; SEED=n: this one, every step printed.
+//! SEEDS=n STEPS=n [FIRST=n]: so many seeds, so many steps each; SEED=n: this one, every step printed. ASK=file: what
+//! the kernel says to a scenario written by hand. RECORD=1: writes what is replayed without the kernel.
 
 mod ipvs;
 
@@ -74,6 +75,18 @@ fn shortest(seed: u64, scenario: &[Step], kernel: &mut Kernel) {
     compare::differences(&steps, &answers, &ours, &Pure::can)
         .iter()
         .for_each(|difference| report(seed, steps.len(), difference));
+}
+
+/// ASK=file: the kernel's answers to scenarios written by hand (the form of tests/data/ipvs/behaviour.txt).
+#[test]
+#[ignore = "answers a question, judges nothing"]
+fn the_kernel_is_asked() {
+    let file = std::env::var("ASK").expect("ASK=file");
+    let asked = trace::parse(&std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}")));
+    let mut kernel = Kernel::boot();
+    for Trace { name, steps, .. } in asked {
+        println!("{}", Trace { name, answers: kernel.run(&steps), steps }.text());
+    }
 }
 
 /// What is kept under tests/data/ipvs is what the kernel says. RECORD=1 writes it anew.

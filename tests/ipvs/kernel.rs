@@ -42,6 +42,8 @@ pub struct Kernel {
     commands: u32,
     markers: u16,
     begun: bool,
+    /// In this scenario.
+    paused: bool,
     directory: PathBuf,
 }
 
@@ -135,8 +137,18 @@ impl Kernel {
             .spawn()
             .unwrap();
         let said = BufReader::new(console.try_clone().unwrap());
-        let mut kernel =
-            Kernel { process, console, said, wire, clock, commands: 0, markers: 0, begun: false, directory };
+        let mut kernel = Kernel {
+            process,
+            console,
+            said,
+            wire,
+            clock,
+            commands: 0,
+            markers: 0,
+            begun: false,
+            paused: false,
+            directory,
+        };
         kernel.lines_until("kernel ready");
         kernel.settle_in();
         kernel.clock.stand();
@@ -265,7 +277,7 @@ impl Kernel {
             return said.lines().map(words).filter(|line| is_of_a_service(line)).collect();
         }
         let mut lines: Vec<String> = said.lines().skip(2).map(words).filter(|line| !line.is_empty()).collect();
-        lines = lines.iter().map(|line| with_round_time(line)).collect();
+        lines = lines.iter().map(|line| with_round_time(line, self.paused)).collect();
         lines.sort();
         lines
     }
@@ -276,6 +288,7 @@ impl Kernel {
             Step::List(listing) => self.list(*listing),
             Step::Pause | Step::Packet(_) => {
                 self.pause();
+                self.paused = true;
                 Vec::new()
             }
         }
@@ -315,6 +328,7 @@ impl Subject for Kernel {
         self.begin();
         // On a boundary, so that all scenarios have the same time.
         self.pause();
+        self.paused = false;
         let ends = what_ends_connections(steps);
         let mut answers = Vec::with_capacity(steps.len());
         let mut at = 0;
@@ -384,12 +398,15 @@ fn is_of_a_service(line: &str) -> bool {
     }
 }
 
-/// The time that is left to a connection, to ten seconds: what the kernel's clock loses between two steps is less.
-fn with_round_time(line: &str) -> String {
+/// The time that is left to a connection, to ten seconds: what the kernel's clock loses between two steps is less. A
+/// template's only before the first pause: later it may be one of the minutes by which its connections prolong it, and
+/// the kernel's timers are late by different parts of each.
+fn with_round_time(line: &str, paused: bool) -> String {
     let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
     if let Some((minutes, seconds)) = words.get(1).and_then(|time| time.split_once(':')) {
         let left = minutes.parse::<u32>().unwrap_or(0) * 60 + seconds.parse::<u32>().unwrap_or(0);
-        words[1] = format!("{}s", (left + 5) / 10 * 10);
+        let is_template = words.get(2).is_some_and(|state| state == "NONE" || state == "ASSURED");
+        words[1] = if is_template && paused { "-".into() } else { format!("{}s", (left + 5) / 10 * 10) };
     }
     words.join(" ")
 }

@@ -8,8 +8,9 @@ use std::str::FromStr;
 use super::packet::{Kind, Packet};
 
 /// How far time is set forward by a pause, in seconds. Between pauses it stands still. The kernel's timers may be late by
-/// an eighth, and no timeout that a scenario uses ends, so late, in another pause than it would on time.
-pub const PAUSE: u64 = 200;
+/// an eighth, and a template outlives its last connection by up to a minute: no timeout that a scenario uses ends so late
+/// that another pause is needed than if it were on time.
+pub const PAUSE: u64 = 220;
 /// Timeouts that keep to this rule.
 pub const TIMEOUTS: [u32; 7] = [30, 60, 100, 120, 300, 360, 900];
 
