@@ -241,13 +241,17 @@ impl Kernel {
         said.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| format!("refused: {line}")).collect()
     }
 
+    fn end_of_pause(&self) -> u64 {
+        (self.clock.now() / SECOND / PAUSE + 1) * PAUSE * SECOND
+    }
+
     fn pause(&mut self) {
-        let end = (self.clock.now() / SECOND / PAUSE + 1) * PAUSE * SECOND;
+        let end = self.end_of_pause();
         while self.clock.now() < end {
             let next = (self.clock.now() + STRIDE).min(end);
             self.clock.set(next, 0);
             // When it wakes up, the timers that were due have run.
-            self.sh("read -t 0.005 nothing <&6");
+            self.sh("read -t 0.002 nothing <&6");
         }
         self.clock.stand();
     }
@@ -326,7 +330,10 @@ impl Kernel {
 impl Subject for Kernel {
     fn run(&mut self, steps: &[Step]) -> Vec<Vec<String>> {
         self.begin();
-        // On a boundary, so that all scenarios have the same time.
+        // All scenarios have the same time, just after the end of a pause. The last strides are short enough that the
+        // kernel's own timers are in step again.
+        self.clock.set(self.end_of_pause() - 2 * STRIDE, 0);
+        self.tick();
         self.pause();
         self.paused = false;
         let ends = what_ends_connections(steps);
