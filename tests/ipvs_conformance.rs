@@ -31,7 +31,7 @@ fn the_director_decides_as_the_kernel_does() {
         Some(seed) => vec![seed],
         None => {
             let first = number("FIRST").unwrap_or(1);
-            (first..first + number("SEEDS").unwrap_or(8)).collect()
+            (first..first + number("SEEDS").unwrap_or(20)).collect()
         }
     };
     let began = Instant::now();

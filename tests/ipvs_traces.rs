@@ -2,8 +2,9 @@
 
 mod ipvs;
 
-use ipvs::compare;
-use ipvs::scenario::{self, Capability};
+use ipvs::compare::{self, Difference};
+use ipvs::generate;
+use ipvs::scenario::{self, Capability, Step};
 use ipvs::subject::{Pure, Subject};
 use ipvs::trace;
 
@@ -52,4 +53,32 @@ fn the_document_names_what_is_not_asked_yet() {
     let cannot = Capability::ALL.into_iter().filter(|capability| !Pure::can(*capability));
     let cannot: Vec<String> = cannot.map(|capability| format!("{capability:?}")).collect();
     assert_eq!(named, cannot);
+}
+
+/// The director, but for one fault: it drops what is long.
+struct Faulty;
+
+impl Subject for Faulty {
+    fn run(&mut self, steps: &[Step]) -> Vec<Vec<String>> {
+        let mut answers = Pure.run(steps);
+        for (step, answer) in steps.iter().zip(&mut answers) {
+            if matches!(step, Step::Packet(packet) if packet.payload > 150) {
+                *answer = vec!["drop".into()];
+            }
+        }
+        answers
+    }
+}
+
+#[test]
+fn a_difference_is_found_and_made_short() {
+    let steps = generate::scenario(1, 400, &Pure::can);
+    let found = compare::differences(&steps, &Pure.run(&steps), &Faulty.run(&steps), &Pure::can);
+    assert!(!found.is_empty());
+    for Difference { step, kernel, ours, .. } in &found {
+        assert!(step.contains("payload=1") && kernel[0].starts_with("real ") && ours == &["drop"], "{found:?}");
+    }
+    let short = compare::minimised(&steps, &mut Pure, &mut Faulty, &Pure::can);
+    // A service of UDP, its real, and the datagram.
+    assert!(matches!(short[..], [Step::Edit(_), Step::Edit(_), Step::Packet(_)]), "{short:?}");
 }

@@ -51,7 +51,8 @@ fn kind(difference: &Difference) -> (Vec<String>, Vec<String>) {
     (words(&difference.kernel), words(&difference.ours))
 }
 
-/// Drops steps, in halves, quarters and so on down to one by one, while there still is a difference of the kind of the first.
+/// Drops steps, in halves, quarters and so on down to one by one, while there still is a difference of the kind of the
+/// first.
 pub fn minimised(
     steps: &[Step],
     kernel: &mut dyn Subject,
@@ -64,14 +65,12 @@ pub fn minimised(
     let mut steps = steps.to_vec();
     let mut size = steps.len() / 2;
     while size > 0 {
-        let mut at = 0;
-        while at < steps.len() {
+        // From the end: what stands on something goes before it.
+        for at in (0..steps.len()).step_by(size).rev() {
             let mut fewer = steps.clone();
             fewer.drain(at..(at + size).min(steps.len()));
             if is_sound(&fewer) && differs(&fewer) {
                 steps = fewer;
-            } else {
-                at += size;
             }
         }
         size /= 2;
