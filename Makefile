@@ -8,11 +8,15 @@ REQUESTS ?= 1000
 # make run ONCE=1: check, take it down, exit 0 or 1.
 once := $(if $(filter-out 0,$(ONCE)),--once)
 
+# make conformance SEEDS=20 STEPS=300
+SEEDS ?= 200
+STEPS ?= 500
+
 .DEFAULT_GOAL := help
-.PHONY: help run test guest check bench bench-quick bench-check build deps bench-deps test-deps lab-down clean
+.PHONY: help run test guest conformance check bench bench-quick bench-check build deps bench-deps test-deps lab-down clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: build ## a director, three servers and 1,000 requests, until Ctrl-C (ONCE=1: check and leave)
 	@target/release/drover lab demo --port $(PORT) --requests $(REQUESTS) $(once)
@@ -23,6 +27,13 @@ test: test-deps ## every test, with and without DPDK, end-to-end ones too
 
 guest: test-deps ## droverd on a PCI NIC of two queues, in a virtual machine; part of `make test`
 	$(CARGO) test --test e2e_guest -- --nocapture
+
+# make conformance SEED=7 STEPS=500: that seed alone, every step printed. ASK=file: the kernel's answers to a scenario
+# written by hand. RECORD=1: writes tests/data/ipvs anew.
+conformance: test-deps ## the real Linux kernel and the director on SEEDS=200 random scenarios of STEPS=500 steps
+	SEEDS=$(SEEDS) STEPS=$(STEPS) SEED=$(SEED) FIRST=$(FIRST) RECORD=$(RECORD) ASK=$(ASK) \
+		$(CARGO) test --no-default-features --test ipvs_conformance -- --nocapture \
+		$(if $(ASK),--ignored asked,$(if $(RECORD),recordings,director))
 
 check: deps ## format, lints and the tidy test: exactly what is asked of a change
 	$(CARGO) fmt --all --check
