@@ -63,6 +63,19 @@ drop_reasons! {
     HandoverQueueFull = "handover_queue_full",
 }
 
+/// What a sender is told in the virtual address's name, as the kernel would tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// TCP: there is no such connection, or no such port.
+    Reset,
+    /// ICMP: nobody is there who could take it.
+    PortUnreachable,
+    /// ICMP: the packet's time to live is used up.
+    TimeExceeded,
+    /// ICMP: the packet is longer than the MTU of the port that leads to its real, and must not be cut.
+    FragmentationNeeded { egress: u8 },
+}
+
 /// What is to be done with one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -72,6 +85,8 @@ pub enum Verdict {
     },
     /// The management core answers it: ARP, and ICMP to a virtual address.
     Manage,
+    /// Not forwarded: the management core answers the sender.
+    Answer(Answer),
     /// Not ours: the host's kernel gets it.
     Host,
     /// Another worker owns the flow, and decides.

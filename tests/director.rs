@@ -471,7 +471,7 @@ proptest! {
                     prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
                 }
                 Verdict::Drop(reason) => prop_assert!(DropReason::ALL.contains(&reason)),
-                Verdict::Manage | Verdict::Host | Verdict::Hand { .. } => prop_assert_eq!(before, after),
+                Verdict::Manage | Verdict::Answer(_) | Verdict::Host | Verdict::Hand { .. } => prop_assert_eq!(before, after),
             }
         }
     }

@@ -417,7 +417,7 @@ fn a_worker_accounts_for_every_mbuf(bench: &Bench) -> Outcome {
         let stats = port.stats();
         equal((stats.received, stats.sent), (frames.received.get(), 5 * flows))?;
         drop(worker);
-        while outbox.host.pop().or_else(|| outbox.manage.pop()).is_some() {}
+        while outbox.host.pop().is_some() || outbox.manage.pop().is_some() {}
         Ok(())
     })
 }

@@ -20,7 +20,7 @@ use crate::service::registry::NoNumber;
 use crate::service::{Composer, Composition, Reach, Registry, Snapshot, Station};
 use crate::sys::epoch::Publisher;
 use crate::sys::netdev::Tap;
-use crate::worker::exchange::{self, Handed, Inbox, Outbox};
+use crate::worker::exchange::{self, Errand, Handed, Inbox, Outbox};
 
 /// Frames that one turn takes from each source, so that none starves the others.
 const BATCH: usize = 64;
@@ -194,9 +194,12 @@ impl<F: Frame> Management<F> {
     fn take_from_workers(&mut self, now: Now, turn: &mut Turn) -> bool {
         let outbox = self.outbox.clone();
         let mut taken = 0;
-        for Handed { port, frame } in std::iter::from_fn(|| outbox.manage.pop()).take(BATCH) {
+        for Errand { handed, answer } in std::iter::from_fn(|| outbox.manage.pop()).take(BATCH) {
             taken += 1;
-            let port = usize::from(port);
+            let (port, frame) = (usize::from(handed.port), handed.frame);
+            if answer.is_some() {
+                continue;
+            }
             let Some(bytes) = untagged(&frame, self.vlan(port), &mut turn.buffer) else { continue };
             let length = bytes.len();
             self.manager.handle(now, port, &turn.buffer[..length], &mut turn.out);

@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use crate::flow::{FlowKey, Pin};
+use crate::verdict::Answer;
 
 /// Wakes a sleeping thread: a descriptor that it polls beside its others.
 pub struct Bell {
@@ -91,10 +92,17 @@ pub struct Handed<F> {
     pub frame: F,
 }
 
+/// A frame that the management core is to answer.
+pub struct Errand<F> {
+    pub handed: Handed<F>,
+    /// What the sender is told; none: what it asks for (ARP, ping).
+    pub answer: Option<Answer>,
+}
+
 /// From all workers to the management core.
 pub struct Outbox<F> {
-    /// ARP, and ICMP to virtual addresses.
-    pub manage: ArrayQueue<Handed<F>>,
+    /// ARP, ICMP to virtual addresses, and packets that are refused with an answer.
+    pub manage: ArrayQueue<Errand<F>>,
     /// For the host's kernel. A queue of its own, so that a flood of one does not starve the other.
     pub host: ArrayQueue<Handed<F>>,
     pub bell: Bell,

@@ -19,8 +19,8 @@ use crate::packet::port::MAX_PORTS;
 use crate::packet::{Burst, Frame, Queue};
 use crate::service::Snapshot;
 use crate::sys::epoch::Reader;
-use crate::verdict::{DropReason, Verdict};
-use exchange::{Entry, Handed, Inbox, Outbox, Page, Question};
+use crate::verdict::{Answer, DropReason, Verdict};
+use exchange::{Entry, Errand, Handed, Inbox, Outbox, Page, Question};
 use handover::Links;
 
 /// How long a worker spins before it lets go of the core.
@@ -139,20 +139,28 @@ impl<Q: Queue> Worker<Q> {
 
     fn dispatch(&mut self, port: u8, frame: Q::Frame, verdict: Verdict) {
         let counters = &self.ledger.frames;
-        let (queue, taken, full) = match verdict {
+        let handed = Handed { port, frame };
+        let (queued, taken, full) = match verdict {
             // As many frames as came in at most, so there is room.
-            Verdict::Forward { port } => return self.sides[usize::from(port)].leaving.push(frame),
+            Verdict::Forward { port } => return self.sides[usize::from(port)].leaving.push(handed.frame),
             Verdict::Drop(reason) => return counters.dropped[reason as usize].add(1),
-            Verdict::Hand { worker } => return self.links.stage(worker, frame),
-            Verdict::Manage => (&self.outbox.manage, &counters.to_manage, DropReason::ManageQueueFull),
-            Verdict::Host => (&self.outbox.host, &counters.to_host, DropReason::HostQueueFull),
+            Verdict::Hand { worker } => return self.links.stage(worker, handed.frame),
+            Verdict::Manage => (self.manage(handed, None), &counters.to_manage, DropReason::ManageQueueFull),
+            Verdict::Answer(answer) => {
+                (self.manage(handed, Some(answer)), &counters.to_manage, DropReason::ManageQueueFull)
+            }
+            Verdict::Host => (self.outbox.host.push(handed).is_ok(), &counters.to_host, DropReason::HostQueueFull),
         };
-        if queue.push(Handed { port, frame }).is_ok() {
+        if queued {
             taken.add(1);
             self.ring = true;
         } else {
             counters.dropped[full as usize].add(1);
         }
+    }
+
+    fn manage(&self, handed: Handed<Q::Frame>, answer: Option<Answer>) -> bool {
+        self.outbox.manage.push(Errand { handed, answer }).is_ok()
     }
 
     /// Sends what the burst left behind.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use drover::clock::Now;
-use drover::config::{Protocol, Scheduler};
+use drover::config::{Protocol, Scheduler, Settings, Takes};
 use drover::counters::Ledger;
 use drover::director::{Director, Tables};
 use drover::flow::{FlowTable, WideTable};
@@ -62,7 +62,15 @@ impl Course {
                     let address = real_address(real.number).into();
                     let of = plans.iter_mut().find(|(of, _)| of == key).expect("the service of the real");
                     let weight = u16::try_from(real.weight).expect("a weight of 16 bits");
-                    of.1.reals.push(RealPlan { address, port: key.port(), weight, egress: 0, reach });
+                    of.1.reals.push(RealPlan {
+                        address,
+                        port: key.port(),
+                        weight,
+                        upper: 0,
+                        lower: 0,
+                        egress: 0,
+                        reach,
+                    });
                 }
                 other => panic!("not yet: {other}"),
             }
@@ -100,6 +108,7 @@ impl Course {
             Verdict::Drop(_) => "drop".into(),
             Verdict::Host => "host".into(),
             Verdict::Manage => "manage".into(),
+            Verdict::Answer(answer) => format!("{answer:?}"),
             Verdict::Hand { worker } => format!("worker {worker}"),
         }
     }
@@ -116,5 +125,6 @@ fn plan(key: Key, scheduler: &str) -> ServicePlan {
         "wrr" => Scheduler::WeightedRoundRobin,
         other => panic!("not yet: {other}"),
     };
-    ServicePlan { protocol, address: address.into(), port, scheduler, reals: Vec::new() }
+    let takes = Takes::exact(protocol, address, port);
+    ServicePlan { takes, scheduler, settings: Settings::default(), reals: Vec::new() }
 }
