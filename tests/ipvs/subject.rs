@@ -13,10 +13,11 @@ use drover::service::{Composer, Reach, Snapshot, Station};
 use drover::sim::SimFrame;
 use drover::verdict::Verdict;
 
+use super::listing::Known;
 use super::packet::{self, DIRECTOR, real_mac};
 use super::scenario::{
-    Capability, Edit, Key, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, PAUSE, RealSpec, ServiceSpec, Step, Sysctl,
-    VIPS, mask_bits, real_address,
+    Capability, Edit, Key, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, PAUSE, RealSpec, ServiceSpec, Step,
+    Sysctl, VIPS, mask_bits, real_address,
 };
 
 pub trait Subject {
@@ -33,8 +34,8 @@ impl Pure {
         use Capability::*;
         match capability {
             Edits | Reuse | UsedUp | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts | Sysctls
-            | Listings | Echo | ErrorsIn | Resets | ErrorsOut => false,
-            Schedulers => true,
+            | Echo | ErrorsIn | Resets | ErrorsOut => false,
+            Schedulers | Listings => true,
         }
     }
 }
@@ -55,6 +56,7 @@ struct Course {
     director: Option<Director>,
     ledger: Arc<Ledger>,
     now: Now,
+    paused: bool,
     /// What the kernel has as sysctls and the director as settings of a service.
     expire_nodest_conn: bool,
     services: Vec<ServiceSpec>,
@@ -76,6 +78,7 @@ impl Course {
             director: None,
             ledger,
             now: Now::from_secs(PAUSE),
+            paused: false,
             expire_nodest_conn: false,
             services: Vec::new(),
         }
@@ -96,12 +99,13 @@ impl Course {
             Step::Pause => {
                 self.now = Now::from_secs((self.now.0 / 1_000_000_000 / PAUSE + 1) * PAUSE);
                 // The worker sweeps all the time, and comes round in ten seconds.
+                self.paused = true;
                 let now = self.now;
                 self.director().sweep(now, usize::MAX);
                 Vec::new()
             }
             Step::Edit(edit) => self.edit(edit),
-            Step::List(_) => panic!("not yet: {step}"),
+            Step::List(listing) => self.list(*listing),
         }
     }
 
@@ -118,6 +122,25 @@ impl Course {
             Verdict::Manage => "manage".into(),
             Verdict::Answer(answer) => format!("{answer:?}"),
             Verdict::Hand { worker } => format!("worker {worker}"),
+        }
+    }
+
+    fn list(&mut self, listing: Listing) -> Vec<String> {
+        self.director();
+        let director = self.director.as_ref().expect("it has just been made");
+        let known = Known {
+            config: &self.config,
+            registry: self.composer.registry(),
+            ledger: &self.ledger,
+            flows: director.flows(),
+            wide: director.wide_flows(),
+            tick: self.now.tick(),
+            paused: self.paused,
+        };
+        match listing {
+            Listing::Services => known.services(),
+            Listing::Connections => known.connections(),
+            Listing::Stats => known.stats(),
         }
     }
 
