@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use drover::clock::TICKS_PER_SECOND;
 use drover::config::{Config, Protocol, ServiceConfig, Takes};
 use drover::counters::{Ledger, Traffic};
-use drover::flow::{FlowTable, Pin, WideTable};
+use drover::flow::{FlowTable, Pin, Template, Templates, WideTable};
 use drover::service::ServiceId;
 use drover::service::registry::{RealName, Registry};
 
@@ -17,6 +17,7 @@ pub struct Known<'k> {
     pub ledger: &'k Ledger,
     pub flows: &'k FlowTable,
     pub wide: &'k WideTable,
+    pub templates: &'k Templates,
     pub tick: u32,
     /// There was a pause in this scenario.
     pub paused: bool,
@@ -91,9 +92,24 @@ impl Known<'_> {
             let address = address.expect("scenarios have IPv4 only").into();
             self.connection(protocol, key.client(), (address, port), pin)
         });
-        let mut lines: Vec<String> = narrow.chain(wide).collect();
+        let templates = self.templates.iter().map(|template| self.template(template));
+        let mut lines: Vec<String> = narrow.chain(wide).chain(templates).collect();
         lines.sort();
         lines
+    }
+
+    /// One that is spent has lost its ports.
+    fn template(&self, template: &Template) -> String {
+        let takes = self.takes(Some(template.key.service));
+        let real = self.registry.real_name(template.real).expect("whose template it is").address;
+        let (protocol, address) = match takes {
+            Takes::Mark(mark) => ("IP", IpAddr::V4(mark.into())),
+            Takes::Address { protocol, address, .. } => (protocol.name(), address),
+        };
+        let port = if template.spent { u16::MAX } else { takes.port() };
+        let left = if self.paused { "-".into() } else { rounded(template.left(self.tick)) };
+        let state = if template.assured { "ASSURED" } else { "NONE" };
+        format!("{protocol} {left} {state} {}:0 {address}:{port} {real}:{port}", template.key.client())
     }
 
     fn takes(&self, id: Option<ServiceId>) -> Takes {

@@ -33,9 +33,9 @@ impl Pure {
     pub fn can(capability: Capability) -> bool {
         use Capability::*;
         match capability {
-            Edits | Reuse | UsedUp | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts | Sysctls
-            | Echo | ErrorsIn | Resets | ErrorsOut => false,
-            Schedulers | Listings => true,
+            Sysctls | Echo | ErrorsIn | Resets | ErrorsOut => false,
+            Edits | Reuse | UsedUp | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts | Schedulers
+            | Listings => true,
         }
     }
 }
@@ -53,7 +53,7 @@ struct Course {
     composer: Composer,
     epoch: u64,
     snapshot: Snapshot,
-    director: Option<Director>,
+    director: Director,
     ledger: Arc<Ledger>,
     now: Now,
     paused: bool,
@@ -70,27 +70,22 @@ impl Course {
         let mut composer = Composer::new(config.limits, vec![station]);
         let snapshot = composer.compose(1, &config, &reach).snapshot;
         let ledger = Arc::new(Ledger::new(config.limits.services, config.limits.reals));
+        let narrow = FlowTable::new(4096, false, [0x2b7e_1516_28ae_d2a6, 0xabf7_1588_09cf_4f3c]).unwrap();
+        let wide = WideTable::new(4096, false, [0x4528_21e6_38d0_1377, 0xbe54_66cf_34e9_0c6c]).unwrap();
+        let half_open = narrow.slots();
+        let director = Director::new(Tables { narrow, wide }, half_open, &snapshot, 0, ledger.clone());
         Course {
             config,
             composer,
             epoch: 1,
             snapshot,
-            director: None,
+            director,
             ledger,
             now: Now::from_secs(PAUSE),
             paused: false,
             expire_nodest_conn: false,
             services: Vec::new(),
         }
-    }
-
-    fn director(&mut self) -> &mut Director {
-        self.director.get_or_insert_with(|| {
-            let narrow = FlowTable::new(4096, false, [0x2b7e_1516_28ae_d2a6, 0xabf7_1588_09cf_4f3c]).unwrap();
-            let wide = WideTable::new(4096, false, [0x4528_21e6_38d0_1377, 0xbe54_66cf_34e9_0c6c]).unwrap();
-            let half_open = narrow.slots();
-            Director::new(Tables { narrow, wide }, half_open, &self.snapshot, 0, self.ledger.clone())
-        })
     }
 
     fn take(&mut self, step: &Step) -> Vec<String> {
@@ -100,8 +95,7 @@ impl Course {
                 self.now = Now::from_secs((self.now.0 / 1_000_000_000 / PAUSE + 1) * PAUSE);
                 // The worker sweeps all the time, and comes round in ten seconds.
                 self.paused = true;
-                let now = self.now;
-                self.director().sweep(now, usize::MAX);
+                self.director.sweep(self.now, &self.snapshot, usize::MAX);
                 Vec::new()
             }
             Step::Edit(edit) => self.edit(edit),
@@ -112,28 +106,25 @@ impl Course {
     fn packet(&mut self, frame: Vec<u8>) -> String {
         let mut burst = Burst::new();
         burst.push(SimFrame(frame.clone()));
-        self.director();
-        let director = self.director.as_mut().expect("it has just been made");
-        let verdicts = director.decide(self.now, &self.snapshot.stations[0], &self.snapshot, &mut burst);
+        let verdicts = self.director.decide(self.now, &self.snapshot.stations[0], &self.snapshot, &mut burst);
         match verdicts[0] {
             Verdict::Forward { .. } => packet::answer(&frame, &[burst.remove(0).0]),
             Verdict::Drop(_) => "drop".into(),
             Verdict::Host => "host".into(),
             Verdict::Manage => "manage".into(),
-            Verdict::Answer(answer) => format!("{answer:?}"),
+            Verdict::Answer(_) => "drop".into(),
             Verdict::Hand { worker } => format!("worker {worker}"),
         }
     }
 
     fn list(&mut self, listing: Listing) -> Vec<String> {
-        self.director();
-        let director = self.director.as_ref().expect("it has just been made");
         let known = Known {
             config: &self.config,
             registry: self.composer.registry(),
             ledger: &self.ledger,
-            flows: director.flows(),
-            wide: director.wide_flows(),
+            flows: self.director.flows(),
+            wide: self.director.wide_flows(),
+            templates: self.director.templates(),
             tick: self.now.tick(),
             paused: self.paused,
         };
@@ -185,6 +176,7 @@ impl Course {
         }
         self.epoch += 1;
         self.snapshot = self.composer.compose(self.epoch, &self.config, &reach).snapshot;
+        self.director.adopt(self.now, &self.snapshot);
         Vec::new()
     }
 
