@@ -374,7 +374,7 @@ impl Choosing {
     ) -> Sent {
         let choice = self.choose(scene, service, &candidate.key().opening(service.takes.address()))?;
         self.remember(scene, choice);
-        self.forget(choice);
+        self.forget(scene, choice);
         scene.ledger.flow_passed(service.id, choice.real);
         forward_new(scene, candidate, choice.real, frame)
     }
