@@ -197,12 +197,12 @@ impl<F: Frame> Management<F> {
         for Errand { handed, answer } in std::iter::from_fn(|| outbox.manage.pop()).take(BATCH) {
             taken += 1;
             let (port, frame) = (usize::from(handed.port), handed.frame);
-            if answer.is_some() {
-                continue;
-            }
             let Some(bytes) = untagged(&frame, self.vlan(port), &mut turn.buffer) else { continue };
             let length = bytes.len();
-            self.manager.handle(now, port, &turn.buffer[..length], &mut turn.out);
+            match answer {
+                None => self.manager.handle(now, port, bytes, &mut turn.out),
+                Some(answer) => self.manager.refuse(now, port, answer, bytes, &mut turn.out),
+            }
             self.carry_out(Some(length), turn);
         }
         for Handed { port, frame } in std::iter::from_fn(|| outbox.host.pop()).take(BATCH) {
