@@ -244,16 +244,30 @@ impl Composer {
         let before = self.placed[id.index()].take().map(|placed| placed.service);
         let was_persistent = before.as_ref().map(|before| before.settings.persistence.is_some());
         turn.services_changed |= was_persistent != Some(plan.settings.persistence.is_some());
+        let edits = before.as_deref().map_or(0, |before| self.edits(before, plan));
         self.remove_reals(before.as_deref(), plan, id);
         let waiting = turn.waiting.len();
         let mut reals: Vec<RealId> = plan.reals.iter().filter_map(|real| self.place_real(real, id, turn)).collect();
         reals.reverse();
         let ServicePlan { takes, scheduler, settings, .. } = *plan;
-        let edits = before.map_or(0, |before| before.roster.edits().wrapping_add(1));
         let roster = self.roster(&reals, takes, scheduler, edits);
         let service = Service { id, takes, scheduler, settings, reals: reals.into(), roster };
         self.placed[id.index()] = Some(Placed { config: None, service: Arc::new(service) });
         turn.waiting.len() == waiting
+    }
+
+    /// How often a service's list was edited, with this time. What changes only how it is scheduled is no edit of its
+    /// list; an edit that changes nothing at all is one, of a real.
+    fn edits(&self, before: &Service, plan: &ServicePlan) -> u32 {
+        let reals = Reals { ids: &before.reals, all: &self.reals };
+        let is_same = |(real, plan): (&Real, &RealPlan)| {
+            (real.address, real.port, real.weight, real.upper, real.lower)
+                == (plan.address, plan.port, plan.weight, plan.upper, plan.lower)
+        };
+        let of_reals = (before.scheduler, before.settings) == (plan.scheduler, plan.settings)
+            || reals.len() != plan.reals.len()
+            || !reals.iter().zip(plan.reals.iter().rev()).all(is_same);
+        before.roster.edits().wrapping_add(u32::from(of_reals))
     }
 
     /// Lets go of the reals that are planned no longer.
