@@ -8,7 +8,8 @@ use drover::config::{self, Config, edit};
 use drover::counters::Ledger;
 use drover::director::{Director, Tables};
 use drover::flow::{FlowTable, WideTable};
-use drover::packet::Burst;
+use drover::manage::echo;
+use drover::packet::{Burst, answer, ethernet, ipv4};
 use drover::service::{Composer, Reach, Snapshot, Station};
 use drover::sim::SimFrame;
 use drover::verdict::Verdict;
@@ -33,9 +34,9 @@ impl Pure {
     pub fn can(capability: Capability) -> bool {
         use Capability::*;
         match capability {
-            Sysctls | Echo | ErrorsIn | Resets | ErrorsOut => false,
+            Sysctls | ErrorsIn => false,
             Edits | Reuse | UsedUp | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts | Schedulers
-            | Listings => true,
+            | Listings | Resets | ErrorsOut | Echo => true,
         }
     }
 }
@@ -46,6 +47,8 @@ impl Subject for Pure {
         steps.iter().map(|step| course.take(step)).collect()
     }
 }
+
+const MTU: u16 = 1500;
 
 /// One run of the director.
 struct Course {
@@ -66,7 +69,7 @@ impl Course {
     fn begin() -> Course {
         let config = config::parse(&file(), "conformance").unwrap_or_else(|errors| panic!("{errors}"));
         let network = config.ports[0].address;
-        let station = Station { mac: DIRECTOR, network, vlan: None, mtu: 1500 };
+        let station = Station { mac: DIRECTOR, network, vlan: None, mtu: MTU };
         let mut composer = Composer::new(config.limits, vec![station]);
         let snapshot = composer.compose(1, &config, &reach).snapshot;
         let ledger = Arc::new(Ledger::new(config.limits.services, config.limits.reals));
@@ -107,14 +110,17 @@ impl Course {
         let mut burst = Burst::new();
         burst.push(SimFrame(frame.clone()));
         let verdicts = self.director.decide(self.now, &self.snapshot.stations[0], &self.snapshot, &mut burst);
-        match verdicts[0] {
-            Verdict::Forward { .. } => packet::answer(&frame, &[burst.remove(0).0]),
-            Verdict::Drop(_) => "drop".into(),
-            Verdict::Host => "host".into(),
-            Verdict::Manage => "manage".into(),
-            Verdict::Answer(_) => "drop".into(),
-            Verdict::Hand { worker } => format!("worker {worker}"),
-        }
+        let came = burst.remove(0).0;
+        let sent = match verdicts[0] {
+            Verdict::Forward { .. } => Some(came),
+            Verdict::Drop(_) => None,
+            Verdict::Answer(answer) => answer::answer(&came, answer, |_| Some(MTU)).map(without_padding),
+            // What else could be for management is not in any scenario.
+            Verdict::Manage => echo_reply(&came).map(without_padding),
+            Verdict::Host => return "host".into(),
+            Verdict::Hand { worker } => panic!("there is no worker {worker}"),
+        };
+        packet::answer(&frame, sent.as_slice())
     }
 
     fn list(&mut self, listing: Listing) -> Vec<String> {
@@ -204,6 +210,19 @@ fn file() -> String {
         VIPS[1],
         MARKED_PORT + 9
     )
+}
+
+fn echo_reply(frame: &[u8]) -> Option<Vec<u8>> {
+    let link = ethernet::parse(frame)?;
+    let packet = &frame[link.payload..];
+    echo::reply(&link, &ipv4::parse(packet, packet.len()).ok()?, packet, DIRECTOR)
+}
+
+/// Padding is Ethernet's, and the kernel leaves it to its driver.
+fn without_padding(mut frame: Vec<u8>) -> Vec<u8> {
+    let length = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+    frame.truncate(ethernet::HEADER + length);
+    frame
 }
 
 /// All reals answer at once.
