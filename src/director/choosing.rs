@@ -81,6 +81,7 @@ impl Choosing {
             return;
         }
         self.configured = snapshot.configured;
+        self.loads.adopt(snapshot);
         let set = snapshot.timeouts;
         for (state, seconds) in
             [(FlowState::Established, set.tcp), (FlowState::FinWait, set.tcp_fin), (FlowState::Udp, set.udp)]
@@ -105,14 +106,16 @@ impl Choosing {
         if let Some(client) = client
             && let Some(Template { pinned: Pinned { real, generation }, .. }) = self.templates.find(client, scene.tick)
         {
-            if scene.snapshot.real(real).serves(generation) {
+            let bound = scene.snapshot.real(real);
+            let drained = bound.weight == 0 && service.settings.expire_quiescent;
+            if bound.serves(generation) && !drained {
                 return Ok(Choice { real, template: Some((client, true)) });
             }
             self.templates.spend(client);
         }
-        self.loads.refresh(service.id, &service.roster, scene.now);
+        self.loads.refresh(service.id, &service.roster, scene);
         let loads = &self.loads;
-        let load = |id| loads.of(scene.ledger, scene.snapshot, id);
+        let load = |id| loads.of(scene.ledger, id);
         let schedule = self.schedules.get_mut(service.id.index()).and_then(Option::as_mut);
         let real = schedule.and_then(|schedule| schedule.choose(&service.roster, opening, load, scene.tick));
         let real = real.ok_or_else(|| nobody(service, opening))?;
@@ -137,7 +140,7 @@ impl Choosing {
         flows.insert(candidate.key(), candidate.hash(), pin, scene.tick, ended)?;
         self.count_half_open(usize::from(is_half_open(pin)), 0);
         scene.ledger.flow_began(candidate.key().service(), pin);
-        self.loads.note(scene.ledger, scene.snapshot, choice.real);
+        self.loads.began(scene.ledger, scene.snapshot, choice.real);
         self.remember(scene, choice);
         Ok(())
     }
@@ -220,7 +223,7 @@ impl Choosing {
     fn ended<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K, pin: Pin) {
         self.count_half_open(0, usize::from(is_half_open(pin)));
         scene.ledger.flow_ended(key.service(), pin);
-        self.loads.note(scene.ledger, scene.snapshot, pin.real());
+        self.loads.ended(scene.ledger, scene.snapshot, pin.real());
         if pin.is_persistent() {
             let tick = pin.ended_by(scene.tick);
             self.of_template(key, |templates, client| templates.release(client, pinned_by(pin), tick));

@@ -34,9 +34,8 @@ impl Pure {
     pub fn can(capability: Capability) -> bool {
         use Capability::*;
         match capability {
-            Sysctls | ErrorsIn => false,
-            Edits | Reuse | UsedUp | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts | Schedulers
-            | Listings | Resets | ErrorsOut | Echo => true,
+            Edits | Reuse | UsedUp | Schedulers | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts
+            | Sysctls | Listings | Echo | ErrorsIn | Resets | ErrorsOut => true,
         }
     }
 }
@@ -62,6 +61,7 @@ struct Course {
     paused: bool,
     /// What the kernel has as sysctls and the director as settings of a service.
     expire_nodest_conn: bool,
+    expire_quiescent_template: bool,
     services: Vec<ServiceSpec>,
 }
 
@@ -87,6 +87,7 @@ impl Course {
             now: Now::from_secs(PAUSE),
             paused: false,
             expire_nodest_conn: false,
+            expire_quiescent_template: false,
             services: Vec::new(),
         }
     }
@@ -150,8 +151,11 @@ impl Course {
                 there.into_iter().for_each(|there| *there = service.clone());
             }
             Edit::DeleteService(key) => self.services.retain(|service| service.key != *key),
-            Edit::Sysctl(Sysctl::ExpireNodestConn, on) => {
-                self.expire_nodest_conn = *on;
+            Edit::Sysctl(which, on) => {
+                *match which {
+                    Sysctl::ExpireNodestConn => &mut self.expire_nodest_conn,
+                    Sysctl::ExpireQuiescentTemplate => &mut self.expire_quiescent_template,
+                } = *on;
                 let services: Vec<_> = self.services.iter().map(|service| self.service_words(service)).collect();
                 return services.into_iter().flat_map(|words| self.apply(&edit::Edit::EditService(words))).collect();
             }
@@ -171,7 +175,7 @@ impl Course {
                 let seconds = |seconds: u32| (seconds > 0).then_some(seconds.into());
                 edit::Edit::SetTimeouts { tcp: seconds(*tcp), tcp_fin: seconds(*tcp_fin), udp: seconds(*udp) }
             }
-            Edit::Sysctl(..) => panic!("not yet: {edit}"),
+            Edit::Sysctl(..) => unreachable!("it was made above"),
         };
         self.apply(&edit)
     }
@@ -193,6 +197,7 @@ impl Course {
             persistent: service.persistent.map(i64::from),
             netmask: service.persistent.map(|_| Ipv4Addr::from_bits(mask_bits(service.mask)).to_string()),
             one_packet: service.one_packet,
+            expire_quiescent: service.persistent.is_some() && self.expire_quiescent_template,
             on_removed: Some(if self.expire_nodest_conn { "reset" } else { "drop" }.into()),
             on_miss: Some("reset".into()),
             ..key_words(service.key)
