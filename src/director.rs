@@ -324,7 +324,7 @@ impl Choosing {
         let service = service_of(scene.snapshot, key).ok_or(Verdict::Drop(DropReason::NoService))?;
         let known = flows.find(key, candidate.hash(), scene.tick);
         if candidate.note.event == Event::Error {
-            return forward_error(scene, candidate, known, frame);
+            return forward_error(scene, candidate, service, known, frame);
         }
         let Some((slot, pin)) = known else { return self.begin(flows, scene, candidate, service, frame) };
         let real = scene.snapshot.real(pin.real());
@@ -414,6 +414,7 @@ impl Choosing {
         let choice = self.choose(scene, service, &candidate.key().opening(service.takes.address()))?;
         self.remember(scene, choice);
         self.forget(scene, choice);
+        self.loads.passed(scene.ledger, scene.snapshot, choice.real);
         scene.ledger.flow_passed(service.id, choice.real);
         forward_new(scene, candidate, choice.real, frame)
     }
@@ -444,12 +445,15 @@ fn fate(service: &Service, real: &Real, pin: Pin, event: Event) -> Fate {
 fn forward_error<K: ClientKey<Q>, const Q: usize>(
     scene: Scene<'_>,
     candidate: &Candidate<'_, K>,
+    service: &Service,
     known: Option<(Slot, Pin)>,
     frame: &mut [u8],
 ) -> Sent {
     let (_, pin) = known.ok_or(Verdict::Drop(DropReason::NoConnection))?;
     let real = scene.snapshot.real(pin.real());
-    if real.generation != pin.generation() || real.removed {
+    // Also to one that was removed, if its connections are kept: what it still sends may need it.
+    let is_over = real.removed && service.settings.on_removed != OnRemoved::Drop;
+    if real.generation != pin.generation() || is_over {
         return Err(Verdict::Drop(DropReason::RealRemoved));
     }
     // Nobody is told of an error in an error.
@@ -457,9 +461,8 @@ fn forward_error<K: ClientKey<Q>, const Q: usize>(
         Verdict::Answer(_) => Verdict::Drop(DropReason::TtlExpired),
         other => other,
     };
-    let port = dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest).map_err(told)?;
     scene.count_one(pin.real(), real.service, candidate.note.packet);
-    Ok(port)
+    dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest).map_err(told)
 }
 
 /// By the client's address and port alone, the same on every director.
