@@ -222,6 +222,9 @@ impl Generator<'_> {
             self.expires = on;
         }
         self.push(Edit::Sysctl(which, on));
+        if on && !self.removed.is_empty() {
+            self.removal_ends_connections();
+        }
     }
 
     fn remove_real(&mut self, key: Key, number: u8) {
