@@ -27,6 +27,7 @@ pub struct ServiceWords {
     /// Seconds.
     pub persistent: Option<i64>,
     pub netmask: Option<String>,
+    pub expire_quiescent: bool,
     pub one_packet: bool,
     pub on_removed: Option<String>,
     pub on_miss: Option<String>,
@@ -213,6 +214,7 @@ impl ServiceWords {
             flags: unplaced(self.flags.clone()),
             persistent: unplaced(self.persistent.map(RawPersistence::Seconds)),
             netmask: unplaced(self.netmask.clone()),
+            expire_quiescent: unplaced(self.expire_quiescent.then_some(true)),
             one_packet: unplaced(self.one_packet.then_some(true)),
             on_removed: unplaced(self.on_removed.clone()),
             on_miss: unplaced(self.on_miss.clone()),

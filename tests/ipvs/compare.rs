@@ -43,12 +43,23 @@ fn is_the_hosts(kernel: &[String], ours: &[String]) -> bool {
     ours == ["host"] && kernel.iter().all(|line| !line.starts_with("real "))
 }
 
-/// What kind of a difference it is: the words without the numbers.
-fn kind(difference: &Difference) -> (Vec<String>, Vec<String>) {
-    let words = |lines: &[String]| -> Vec<String> {
-        lines.iter().map(|line| line.chars().filter(|letter| !letter.is_ascii_digit()).collect()).collect()
+impl Difference {
+    /// The lines that only the kernel has, and those that only we have.
+    pub fn lines(&self) -> (Vec<&str>, Vec<&str>) {
+        fn only<'l>(these: &'l [String], others: &[String]) -> Vec<&'l str> {
+            these.iter().filter(|line| !others.contains(line)).map(String::as_str).collect()
+        }
+        (only(&self.kernel, &self.ours), only(&self.ours, &self.kernel))
+    }
+}
+
+/// What kind of a difference it is: the words without the numbers of the first lines that differ.
+fn kind(difference: &Difference) -> (String, String) {
+    let (kernel, ours) = difference.lines();
+    let words = |lines: Vec<&str>| -> String {
+        lines.first().unwrap_or(&"").chars().filter(|letter| !letter.is_ascii_digit()).collect()
     };
-    (words(&difference.kernel), words(&difference.ours))
+    (words(kernel), words(ours))
 }
 
 /// Drops steps, in halves, quarters and so on down to one by one, while there still is a difference of the kind of the
