@@ -26,7 +26,7 @@ pub fn reply(link: &Ethernet, ip: &Ipv4, packet: &[u8], mac: Mac) -> Option<Vec<
     let answer = ipv4::Header {
         tos: asked[1],
         id: [asked[4], asked[5]],
-        dont_fragment: asked[6] & ipv4::DONT_FRAGMENT != 0,
+        dont_fragment: ipv4::must_stay_whole(asked),
         protocol: ipv4::ICMP,
         source: ip.destination,
         destination: ip.source,

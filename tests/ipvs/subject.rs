@@ -108,7 +108,10 @@ impl Course {
             Verdict::Drop(_) => "drop".into(),
             Verdict::Host => "host".into(),
             Verdict::Manage => "manage".into(),
-            Verdict::Answer(answer) => format!("{answer:?}"),
+            Verdict::Answer(kind) => {
+                let told = drover::packet::answer::answer(&frame, kind, |_| Some(1500));
+                packet::answer(&frame, &told.map(packet::without_padding).into_iter().collect::<Vec<_>>())
+            }
             Verdict::Hand { worker } => format!("worker {worker}"),
         }
     }
