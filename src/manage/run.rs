@@ -65,8 +65,8 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// The first one, by what `manager` knows. A checked configuration has a number for everything that is in it.
-    pub fn first(config: &Config, stations: &[Station], manager: &Manager) -> (Composer, Snapshot) {
-        let mut composer = Composer::new(config.limits, stations.to_vec());
+    pub fn first(config: &Config, stations: &[Station], workers: usize, manager: &Manager) -> (Composer, Snapshot) {
+        let mut composer = Composer::new(config.limits, stations.to_vec()).for_several_workers(workers > 1);
         let Composition { snapshot, .. } = composer.compose(1, config, &reach_of(manager));
         (composer, snapshot)
     }
