@@ -91,7 +91,7 @@ fn a_client_is_told(port: LabPort) {
     let stats = bench.lab.stats().unwrap().manage;
     assert!(stats.resets >= 3 && stats.port_unreachable >= 1 && stats.time_exceeded >= 1, "{stats:?}");
     // A client's own kernel believes it: refused, not timed out.
-    let refused = bench.sh(CLIENT, &format!("curl -sS --max-time 5 http://{VIP}:{CLOSED}/ 2>&1; echo exit $?"));
+    let refused = bench.sh(CLIENT, &format!("curl -sS --max-time 5 http://{VIP}:{CLOSED}/ 2>&1 || echo exit $?"));
     assert!(refused.contains("exit 7"), "{refused}");
     assert_eq!(bench.kernel_counter(CLIENT, "Tcp", "InCsumErrors"), 0);
     assert_eq!(run::requests(&bench.lab, 60).unwrap().failed, 0);
@@ -149,20 +149,23 @@ fn a_flood_of_what_goes_nowhere_is_answered_at_its_rate_and_starves_nobody() {
     let mut stranger = Stranger::plug(&bench);
     let director = director(&bench);
     let started = Instant::now();
-    stranger.send_all((0..30_000u32).map(|number| segment(director, (number as u16, 80), false, 64)));
-    stranger.send_all((0..30_000u32).map(|number| datagram(director, (number as u16, CLOSED))));
+    stranger.send_all((0..60_000u32).map(|number| match number % 2 {
+        0 => segment(director, (number as u16, 80), false, 64),
+        _ => datagram(director, (number as u16, CLOSED)),
+    }));
     let stats = until("the flood to be through", || {
         let stats = bench.lab.stats().map_err(|error| error.to_string())?;
-        let full = stats.total.dropped.get("answer_queue_full").copied().unwrap_or(0);
         let manage = &stats.manage;
-        let seen = manage.resets + manage.resets_limited + manage.port_unreachable + manage.port_unreachable_limited;
-        // Whatever of it has come through the switch has been answered or counted.
-        if seen + full > 5_000 { Ok(stats) } else { Err(format!("{stats:?}")) }
+        let told = manage.resets.min(manage.port_unreachable);
+        let limited = manage.resets_limited + manage.port_unreachable_limited;
+        // The switch may lose any of it, and so may the queue to management.
+        let enough = told > 0 && limited > 0 && stats.total.received > 5_000;
+        if enough { Ok(stats) } else { Err(format!("{stats:?}")) }
     });
     let (manage, seconds) = (&stats.manage, started.elapsed().as_secs() + 1);
     let most = |rate: drover::manage::limit::Rate| u64::from(rate.burst) + u64::from(rate.per_second) * seconds;
-    assert!(manage.resets > 0 && manage.resets <= most(RESET_RATE), "{stats:?}");
-    assert!(manage.port_unreachable > 0 && manage.port_unreachable <= most(ERROR_RATE), "{stats:?}");
+    assert!(manage.resets <= most(RESET_RATE), "{stats:?}");
+    assert!(manage.port_unreachable <= most(ERROR_RATE), "{stats:?}");
     assert!(!stats.total.dropped.contains_key("manage_queue_full"), "{stats:?}");
     bench.sh(CLIENT, "ip neigh flush dev eth0");
     bench.pings_are_answered_once(VIP);
