@@ -246,6 +246,10 @@ impl Director {
         &self.flows
     }
 
+    pub fn wide_flows(&self) -> &WideTable {
+        &self.wide
+    }
+
     /// One verdict a frame, in order; what follows means nothing. All frames are read and their table lines asked for before the first line is
     /// needed.
     pub fn decide<F: Frame>(

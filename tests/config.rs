@@ -7,7 +7,7 @@ use drover::config::{
     self, Config, CoresConfig, Device, FlowsConfig, Idle, Limits, MacMatch, OnMiss, OnRemoved, Ports, Scheduler,
     ServiceConfig, Timeouts, WorkerCores,
 };
-use drover::flow::FlowTable;
+use drover::flow::{FlowTable, WideTable};
 use drover::packet::Mac;
 use proptest::prelude::*;
 
@@ -633,9 +633,12 @@ fn a_pci_address_and_a_vdev_are_taken_as_people_write_them() {
 fn the_arithmetic_is_that_of_the_table() {
     for per_worker in [FlowsConfig::LEAST, 3_000, 12_288, 12_289, 100_000, 1_000_001] {
         let table = FlowTable::new(per_worker, false, [1, 2]).unwrap();
-        let said = FlowsConfig { per_worker, half_open: 0 }.bytes_per_worker();
+        let said = FlowsConfig::narrow_bytes(per_worker);
         assert_eq!(said, table.buckets() as u64 * 64, "{per_worker}");
         assert_eq!(said, FlowTable::bytes_for(per_worker) as u64, "{per_worker}");
+        let both = FlowsConfig { per_worker, half_open: 0, wide_per_worker: per_worker / 2 + 1 };
+        let wide = WideTable::new(both.wide_per_worker, false, [1, 2]).unwrap();
+        assert_eq!(both.bytes_per_worker(), said + wide.buckets() as u64 * 128, "{per_worker}");
     }
 }
 

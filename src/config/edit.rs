@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::check::ports::Ports as Stations;
@@ -15,29 +16,50 @@ use super::error::{Mistake, Mistakes};
 use super::raw::{RawPersistence, RawReal, RawService, RawTimeouts};
 use super::{Config, Forwarding, Limits, MatchRule, RealConfig, ServiceConfig, Takes, Timeouts, check};
 
+mod reload;
+mod say;
+
+pub use reload::{Reload, reload};
+
 /// What an edit says of a service, in its own words: exactly one of the first three, and of the rest what is not left
 /// to its default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ServiceWords {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mark: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,
     /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub netmask: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub one_packet: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_removed: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_miss: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RealWords {
     pub address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub upper: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lower: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
 }
 

@@ -118,6 +118,8 @@ pub struct Table<K: Key<QUADS>, const QUADS: usize> {
     /// More flows than that, and an insert does not try as hard: a flood at a full table must stay cheap.
     crowded: usize,
     swept: usize,
+    /// How often the sweep has come round.
+    rounds: u64,
     keys: std::marker::PhantomData<K>,
 }
 
@@ -147,10 +149,10 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
         let stash = u32::try_from(chosen).ok().filter(|chosen| chosen.checked_mul(SLOTS as u32 + 1).is_some());
         let stash = stash.ok_or_else(|| refused(io::ErrorKind::OutOfMemory.into()))?;
         let buckets = Region::allocate(stash, STASH_BUCKETS, hugepages, node).map_err(refused)?;
-        let (stashed, flows, swept) = (0, 0, 0);
+        let (stashed, flows, swept, rounds) = (0, 0, 0, 0);
         let crowded = chosen * SLOTS / 10 * 9;
         let (probe, keys) = (Probe::best(), std::marker::PhantomData);
-        Ok(Table { buckets, stash: chosen, stashed, secret, probe, flows, crowded, swept, keys })
+        Ok(Table { buckets, stash: chosen, stashed, secret, probe, flows, crowded, swept, rounds, keys })
     }
 
     /// What a table for so many flows takes: 21.3 bytes each, 42.7 in a wide one, and the stash.
@@ -179,6 +181,11 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
 
     pub fn is_empty(&self) -> bool {
         self.flows == 0
+    }
+
+    /// How often the sweep has gone through the whole table.
+    pub fn rounds(&self) -> u64 {
+        self.rounds
     }
 
     /// Those in the stash among them.
@@ -354,6 +361,7 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
         for _ in 0..count.min(self.buckets.len()) {
             let place = self.swept;
             self.swept = if place + 1 == self.buckets.len() { 0 } else { place + 1 };
+            self.rounds += u64::from(self.swept == 0);
             let bucket = &mut self.buckets[place];
             let before = self.flows;
             for entry in 0..SLOTS {

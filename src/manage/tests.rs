@@ -428,7 +428,7 @@ fn the_configuration_says_whom_to_know() {
         hugepages: false,
         memory_mb: 128,
         idle: Idle::Wait,
-        flows: FlowsConfig { per_worker: 1024, half_open: 256 },
+        flows: FlowsConfig { per_worker: 1024, half_open: 256, wide_per_worker: 1024 },
         control: ControlConfig { socket: "s".into() },
         limits: Limits::LEAST,
         timeouts: Timeouts::default(),

@@ -12,6 +12,7 @@
 //! `a_million_services_come_and_go`.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
 
@@ -47,6 +48,14 @@ pub struct NoNumber {
     pub what: &'static str,
     pub most: usize,
     pub clearing: usize,
+}
+
+impl fmt::Display for NoNumber {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NoNumber { what, most, clearing } = self;
+        write!(out, "one of the {what} waits: all {most} numbers are in use or named by old connections")?;
+        if *clearing > 0 { write!(out, ", {clearing} of them free within half a minute") } else { Ok(()) }
+    }
 }
 
 #[derive(Clone, Debug)]

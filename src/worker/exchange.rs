@@ -1,5 +1,6 @@
 //! What passes between a worker and the management core: bounded queues, and a bell for whoever sleeps.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::flow::{FlowKey, Pin};
+use crate::flow::{ClientKey, FlowKey, Pin, WideKey};
+use crate::service::ServiceId;
 use crate::verdict::Answer;
 
 /// Wakes a sleeping thread: a descriptor that it polls beside its others.
@@ -136,10 +138,28 @@ pub struct Question {
     pub answer: Sender<Page>,
 }
 
+/// A flow, whatever table it is in.
 pub struct Entry {
-    pub key: FlowKey,
+    pub client: (IpAddr, u16),
+    pub service: Option<ServiceId>,
+    /// Where the client wanted to go, as far as the service alone does not say it: address, protocol, port; zero: by
+    /// the service.
+    pub destination: (Option<Ipv4Addr>, u8, u16),
     pub pin: Pin,
     pub ticks_left: u32,
+}
+
+impl Entry {
+    pub fn narrow(key: FlowKey, pin: Pin, tick: u32) -> Entry {
+        let (client, port) = key.client();
+        let destination = (None, 0, 0);
+        Entry { client: (client.into(), port), service: key.service(), destination, pin, ticks_left: pin.left(tick) }
+    }
+
+    pub fn wide(key: WideKey, pin: Pin, tick: u32) -> Entry {
+        let (client, destination) = (key.client(), key.destination());
+        Entry { client, service: key.service(), destination, pin, ticks_left: pin.left(tick) }
+    }
 }
 
 pub struct Page {

@@ -48,6 +48,16 @@ pub struct Worker<Q: Queue> {
     links: Links<Q::Frame>,
     /// Something went to the management core in this turn.
     ring: bool,
+    round: Round,
+}
+
+/// The sweep of all tables that is going on.
+#[derive(Default)]
+struct Round {
+    /// How often each table had been gone through when it began.
+    begun: [u64; 2],
+    /// Of the snapshot that was held then.
+    epoch: u64,
 }
 
 impl<Q: Queue> Worker<Q> {
@@ -61,7 +71,17 @@ impl<Q: Queue> Worker<Q> {
         outbox: Arc<Outbox<Q::Frame>>,
     ) -> Worker<Q> {
         let sides = queues.into_iter().map(|queue| Side { queue, leaving: Burst::new() }).collect();
-        Worker { sides, director, snapshot, ledger, inbox, outbox, links: Links::none(), ring: false }
+        Worker {
+            sides,
+            director,
+            snapshot,
+            ledger,
+            inbox,
+            outbox,
+            links: Links::none(),
+            ring: false,
+            round: Round::default(),
+        }
     }
 
     /// From now on, flows that other workers own go to them, and theirs come from wherever they arrived.
@@ -82,11 +102,22 @@ impl<Q: Queue> Worker<Q> {
         busy |= self.send_originated();
         busy |= self.answer(now);
         self.director.sweep(now, if busy { BUCKETS_A_TURN } else { usize::MAX });
+        self.note_round();
         if std::mem::take(&mut self.ring) {
             self.outbox.bell.ring();
         }
         self.ledger.frames.turns.add(1);
         busy
+    }
+
+    /// Tells when every table was gone through from its first bucket to its last since a snapshot was held. A table is
+    /// somewhere in its round when the other one ends, so that takes the rest of that round and another.
+    fn note_round(&mut self) {
+        let rounds = [self.director.flows().rounds(), self.director.wide_flows().rounds()];
+        if rounds.iter().zip(self.round.begun).all(|(now, begun)| *now >= begun + 2) {
+            self.ledger.swept.set(self.round.epoch);
+            self.round = Round { begun: rounds, epoch: self.snapshot.read().epoch };
+        }
     }
 
     /// One burst of one port, to its end.
@@ -199,15 +230,19 @@ impl<Q: Queue> Worker<Q> {
             return false;
         }
         let Some(Question { from_bucket, mut page, answer }) = self.inbox.questions.pop() else { return false };
-        let (flows, tick) = (self.director.flows(), now.tick());
+        let (narrow, wide, tick) = (self.director.flows(), self.director.wide_flows(), now.tick());
+        // The wide table's buckets are counted on behind the others.
+        let buckets = narrow.buckets() + wide.buckets();
         let mut bucket = from_bucket;
-        let end = flows.buckets().min(from_bucket.saturating_add(BUCKETS_A_PAGE));
+        let end = buckets.min(from_bucket.saturating_add(BUCKETS_A_PAGE));
         while bucket < end && page.capacity() - page.len() >= 4 {
-            let entry = |(key, pin): (_, crate::flow::Pin)| Entry { key, pin, ticks_left: pin.left(tick) };
-            page.extend(flows.bucket(bucket, tick).map(entry));
+            match bucket.checked_sub(narrow.buckets()) {
+                None => page.extend(narrow.bucket(bucket, tick).map(|(key, pin)| Entry::narrow(key, pin, tick))),
+                Some(bucket) => page.extend(wide.bucket(bucket, tick).map(|(key, pin)| Entry::wide(key, pin, tick))),
+            }
             bucket += 1;
         }
-        let next = (bucket < flows.buckets()).then_some(bucket);
+        let next = (bucket < buckets).then_some(bucket);
         // Nobody waits for it any more when this fails.
         let _ = answer.try_send(Page { entries: page, next });
         true
