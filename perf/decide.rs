@@ -98,7 +98,7 @@ impl Stage {
         let mut frames: Burst<View<'_>> = places.iter_mut().map(|place| View(&mut place.0[..length])).collect();
         let verdicts = self.director.decide(now, &self.snapshot.stations[0], &self.snapshot, &mut frames);
         if sweep {
-            self.director.sweep(now, SWEEP);
+            self.director.sweep(now, &self.snapshot, SWEEP);
         }
         forwarded(black_box(&verdicts))
     }

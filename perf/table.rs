@@ -137,7 +137,7 @@ impl Pair {
             }
         });
         // Not timed: they run out, the others do not.
-        self.ours.sweep(TICK + timeout_ticks(FlowState::None), self.ours.buckets(), |_, _| ());
+        self.ours.sweep(TICK + timeout_ticks(FlowState::None), self.ours.buckets(), |_| true, |_, _| ());
         assert_eq!(self.ours.len(), self.flows as usize);
         cycles
     }
@@ -267,7 +267,8 @@ fn expire(bench: &mut Bench, size: Size, pair: Pair) {
         let mut values = Vec::new();
         while !ours.is_empty() {
             let mut ended = 0u64;
-            let cycles = timed(|| ours.sweep(late, buckets_a_chunk, |_, pin| ended += u64::from(pin.real().0 == 3)));
+            let cycles =
+                timed(|| ours.sweep(late, buckets_a_chunk, |_| true, |_, pin| ended += u64::from(pin.real().0 == 3)));
             if ended > 0 {
                 values.push(cycles as f64 / ended as f64);
             }

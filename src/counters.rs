@@ -61,6 +61,8 @@ pub struct WorkerCounters {
     pub flows: Counter,
     /// Of the forwarded: those that have no entry in the table, because it or the half-open ones are at their limit.
     pub stateless: Counter,
+    /// Clients of persistent services that there was no room to remember.
+    pub templates_refused: Counter,
     /// Turns of the loop, and those that ended in waiting for the port.
     pub turns: Counter,
     pub waits: Counter,
@@ -128,6 +130,12 @@ impl Ledger {
         }
     }
 
+    /// A connection that was over as soon as it had begun.
+    pub fn flow_passed(&self, service: ServiceId, real: RealId) {
+        let lines = [self.services.get(service.index()), self.reals.get(real.index())];
+        lines.into_iter().flatten().for_each(|traffic| traffic.connections.add(1));
+    }
+
     pub fn flow_ended(&self, service: Option<ServiceId>, pin: Pin) {
         self.frames.flows_expired.add(1);
         self.frames.flows.sub(1);
@@ -142,12 +150,6 @@ impl Ledger {
             traffic.standing(old).sub(1);
             traffic.standing(new).add(1);
         }
-    }
-
-    /// From one real to another of the same service.
-    pub fn flow_moved(&self, service: Option<ServiceId>, old: Pin, new: Pin) {
-        self.flow_ended(service, old);
-        self.flow_began(service, new);
     }
 
     fn traffic(&self, service: Option<ServiceId>, pin: Pin) -> impl Iterator<Item = &Traffic> {

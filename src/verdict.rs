@@ -49,6 +49,8 @@ drop_reasons! {
     NoService = "no_service",
     /// TCP without SYN, and no connection known for it.
     NoConnection = "no_connection",
+    /// The connection's real server was removed, and the service says to tell nobody.
+    RealRemoved = "real_removed",
     /// No real server of the service can take a new connection: none configured, all weights zero.
     NoReal = "no_real",
     /// Real servers are configured, but none of them has answered ARP.

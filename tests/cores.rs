@@ -207,6 +207,6 @@ fn only_packets_for_services_are_handed_over() {
     crew.settle();
     let counters = &crew.ledgers[3].frames;
     assert_eq!((counters.received.get(), counters.handed_out.get()), (500, 0));
-    assert_eq!((counters.to_manage.get(), counters.to_host.get()), (200, 100));
+    assert_eq!((counters.to_manage.get(), counters.to_host.get()), (300, 100), "closed ports are answered");
     crew.assert_adds_up();
 }

@@ -14,11 +14,13 @@ use drover::service::{Reach, RealPlan, ServicePlan, Snapshot};
 use drover::sim::SimFrame;
 use drover::sim::frames::FrameBuilder;
 use drover::verdict::DropReason::*;
-use drover::verdict::{DropReason, Verdict};
+use drover::verdict::{Answer, DropReason, Verdict};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
 const FORWARD: Verdict = Verdict::Forward { port: 0 };
+const RESET: Verdict = Verdict::Answer(Answer::Reset);
+const UNREACHABLE: Verdict = Verdict::Answer(Answer::PortUnreachable);
 
 fn decide_at(
     director: &mut drover::director::Director,
@@ -126,7 +128,7 @@ fn every_frame_has_its_verdict() {
         ("SYN+ACK, as the kernel has it", tcp(1, SYN | ACK).build(), FORWARD),
         ("datagram", udp(1).build(), FORWARD),
         ("SYN with padding", [tcp(1, SYN).build(), vec![0; 6]].concat(), FORWARD),
-        ("ACK without connection", tcp(1, ACK).build(), drop(NoConnection)),
+        ("ACK without connection", tcp(1, ACK).build(), RESET),
         ("RST without connection", tcp(1, RST).build(), drop(NoConnection)),
         ("wrong IP checksum", damaged(24, 0, tcp(1, SYN).build()), drop(BadIpChecksum)),
         ("no Ethernet header", vec![0; 13], drop(Truncated)),
@@ -135,18 +137,24 @@ fn every_frame_has_its_verdict() {
         ("IP longer than the frame", short(tcp(1, SYN).build(), 50), drop(Truncated)),
         ("version 6 in an IPv4 frame", damaged(14, 0x65, tcp(1, SYN).build()), drop(BadIpHeader)),
         ("header of 16 bytes", damaged(14, 0x44, tcp(1, SYN).build()), drop(BadIpHeader)),
-        ("TTL 1", with(|b| b.ttl = 1), drop(TtlExpired)),
-        ("TTL 0", with(|b| b.ttl = 0), drop(TtlExpired)),
+        ("TTL 1", with(|b| b.ttl = 1), Verdict::Answer(Answer::TimeExceeded)),
+        ("TTL 0", with(|b| b.ttl = 0), Verdict::Answer(Answer::TimeExceeded)),
         ("another's MAC", with(|b| b.destination_mac = Mac([2, 9, 9, 9, 9, 9])), drop(NotOurMac)),
         ("VIP by broadcast", broadcast(tcp(1, SYN).build()), drop(NotOurMac)),
         ("first fragment", with(|b| b.fragment = 0x2000), drop(Fragment)),
         ("last fragment", with(|b| b.fragment = 0x00b9), drop(Fragment)),
         ("longer than the MTU", with(|b| b.payload = vec![0; 1461]), drop(LongerThanMtu)),
         ("just the MTU", with(|b| b.payload = vec![0; 1460]), FORWARD),
-        ("port without service", with(|b| b.destination = (VIP, 82)), drop(NoService)),
+        ("port without service", with(|b| b.destination = (VIP, 82)), RESET),
+        (
+            "RST to a port without service",
+            FrameBuilder { destination: (VIP, 82), ..tcp(1, RST) }.build(),
+            drop(NoService),
+        ),
+        ("UDP port without service", FrameBuilder { destination: (VIP, 54), ..udp(1) }.build(), UNREACHABLE),
         ("SCTP to the VIP", with(|b| b.protocol = 132), drop(NoService)),
         ("ping of the VIP", with(|b| b.protocol = 1), Verdict::Manage),
-        ("service without reals", with(|b| b.destination = (VIP, 81)), drop(NoReal)),
+        ("service without reals", with(|b| b.destination = (VIP, 81)), UNREACHABLE),
         ("from the VIP itself", with(|b| b.source.0 = VIP), drop(BadSource)),
         ("from a multicast address", with(|b| b.source.0 = Ipv4Addr::new(224, 0, 0, 1)), drop(BadSource)),
         ("from nowhere", with(|b| b.source.0 = Ipv4Addr::UNSPECIFIED), drop(BadSource)),
@@ -276,7 +284,7 @@ fn ipv6_goes_the_same_way() {
     let mut from_multicast = sent.clone();
     from_multicast[22] = 0xff;
     assert_eq!(decide(from_multicast).0, Verdict::Drop(BadSource));
-    assert_eq!((ledger.frames.flows.get(), ledger.reals[2].packets.get()), (1, 4));
+    assert_eq!((ledger.frames.flows.get(), ledger.reals[2].packets.get()), (1, 5));
 }
 
 #[test]
@@ -291,10 +299,10 @@ fn a_flow_stays_with_its_real_until_its_time_is_over() {
     assert_eq!(send(1, tcp(2, SYN)), Ok(2));
     assert_eq!(send(1, tcp(1, ACK)), Ok(3));
     assert_eq!(send(800, tcp(1, ACK)), Ok(3), "established: 900 s from the last packet");
-    assert_eq!(send(800, tcp(2, ACK)), Err(Verdict::Drop(NoConnection)), "SYN_RECV: 60 s");
+    assert_eq!(send(800, tcp(2, ACK)), Err(RESET), "SYN_RECV: 60 s");
     assert_eq!(send(801, tcp(1, FIN | ACK)), Ok(3));
     assert_eq!(send(801 + 119, tcp(1, ACK)), Ok(3), "FIN_WAIT: 120 s");
-    assert_eq!(send(801 + 119 + 120, tcp(1, ACK)), Err(Verdict::Drop(NoConnection)));
+    assert_eq!(send(801 + 119 + 120, tcp(1, ACK)), Err(RESET));
     let (traffic, frames) = (&ledger.reals[2], &ledger.frames);
     assert_eq!((traffic.connections.get(), traffic.packets.get(), traffic.bytes.get()), (1, 5, 5 * 40));
     assert_eq!((frames.flows_created.get(), ledger.services[0].packets.get()), (2, 6));
@@ -310,10 +318,10 @@ fn the_sweep_counts_out_what_it_clears() {
     }
     let active = || ledger.reals.iter().map(|real| real.active.get()).collect::<Vec<_>>();
     assert_eq!((director.flows().len(), active()), (600, vec![300, 200, 100, 0, 0, 0]), "3:2:1");
-    director.sweep(Now::from_secs(30), usize::MAX);
+    director.sweep(Now::from_secs(30), &snapshot, usize::MAX);
     assert_eq!(director.flows().len(), 600, "SYN_RECV lives 60 s");
     for second in 62..=73 {
-        director.sweep(Now::from_secs(second), usize::MAX);
+        director.sweep(Now::from_secs(second), &snapshot, usize::MAX);
     }
     assert_eq!((director.flows().len(), active()), (0, vec![0; 6]));
     assert_eq!((ledger.frames.flows_expired.get(), ledger.services[0].active.get()), (600, 0));
@@ -393,7 +401,7 @@ fn half_open_connections_have_a_limit_and_take_no_room_from_others() {
     assert_eq!(send(now, 1000, ACK).0, FORWARD, "opens fully, and makes room for one");
     assert_eq!((send(now, 60_000, SYN).0, ledger.frames.flows.get()), (FORWARD, 91));
     let later = Now::from_secs(1 + 901);
-    assert_eq!(send(later, 4998, ACK).0, Verdict::Drop(NoConnection), "so late, nobody is without an entry any more");
+    assert_eq!(send(later, 4998, ACK).0, RESET, "so late, nobody is without an entry any more");
     assert_eq!(send(later, 5, SYN).0, FORWARD);
     assert_eq!(ledger.frames.stateless.get(), 3953);
 }
@@ -408,7 +416,7 @@ fn a_flood_of_half_open_connections_passes_quickly() {
     let mut send = |now, ports: std::ops::Range<u16>, flags| {
         ports
             .for_each(|port| assert_eq!(decide_at(&mut director, &snapshot, now, tcp(port, flags).build()).0, FORWARD));
-        director.sweep(now, usize::MAX);
+        director.sweep(now, &snapshot, usize::MAX);
         ledger.frames.flows.get()
     };
     let at = Now::from_secs;

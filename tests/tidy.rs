@@ -24,7 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("flow", &["packet", "verdict", "clock", "service", "sys"]),
     ("counters", &["verdict", "flow", "service"]),
     ("forward", &["packet", "verdict", "service", "flow"]),
-    ("director", &["packet", "verdict", "clock", "service", "flow", "forward", "counters"]),
+    ("director", &["packet", "verdict", "clock", "config", "service", "flow", "forward", "counters"]),
     ("worker", &["packet", "verdict", "clock", "service", "flow", "forward", "counters", "director", "sys", "config"]),
     ("preflight", &["config", "packet", "sys"]),
 ];

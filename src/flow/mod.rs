@@ -3,6 +3,9 @@
 pub mod owner;
 pub mod state;
 pub mod table;
+pub mod template;
+
+pub use template::{Template, TemplateKey, Templates};
 
 pub use crate::sys::probe::{Lanes, Work};
 pub use owner::Owners;

@@ -29,15 +29,44 @@ const STASH_BUCKETS: usize = 16;
 /// The first word of no key.
 const EMPTY: u64 = 0;
 
-/// What a flow is pinned to, its entry's other half: the real, the state, and the coarse time when it runs out. One
-/// word, read and written whole.
+/// What a flow is pinned to, its entry's other half: the real, the generation of its number, the state, whether a
+/// template chose it, and the coarse time when it runs out. One word, read and written whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin(u64);
+
+const STATE: u32 = 16;
+const PERSISTENT: u64 = 1 << 20;
+const GENERATION: u32 = 24;
 
 impl Pin {
     #[inline(always)]
     pub const fn new(real: RealId, state: FlowState, ends: u32) -> Pin {
-        Pin(real.0 as u64 | (state as u64) << 16 | (ends as u64) << 32)
+        Pin(real.0 as u64 | (state as u64) << STATE | (ends as u64) << 32)
+    }
+
+    /// The same, for the holder of the real's number that has this generation.
+    pub const fn of_generation(self, generation: u8) -> Pin {
+        Pin(self.0 & !(0xff << GENERATION) | (generation as u64) << GENERATION)
+    }
+
+    /// The same, of a client that has a persistence template.
+    pub const fn persistent(self) -> Pin {
+        Pin(self.0 | PERSISTENT)
+    }
+
+    /// The same in another state and with another end.
+    #[inline(always)]
+    pub const fn moved_to(self, state: FlowState, ends: u32) -> Pin {
+        Pin(self.0 & 0xfff0_ffff | (state as u64) << STATE | (ends as u64) << 32)
+    }
+
+    #[inline(always)]
+    pub const fn generation(self) -> u8 {
+        (self.0 >> GENERATION) as u8
+    }
+
+    pub const fn is_persistent(self) -> bool {
+        self.0 & PERSISTENT != 0
     }
 
     #[inline(always)]
@@ -62,7 +91,7 @@ impl Pin {
         (self.0 >> 32) as u32
     }
 
-    /// Whether the two have the same real and state.
+    /// Whether the two have everything but the time in common.
     #[inline(always)]
     pub const fn differs_in_time_alone(self, other: Pin) -> bool {
         self.0 as u32 == other.0 as u32
@@ -183,11 +212,6 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
         self.flows == 0
     }
 
-    /// How often the sweep has gone through the whole table.
-    pub fn rounds(&self) -> u64 {
-        self.rounds
-    }
-
     /// Those in the stash among them.
     pub fn stashed(&self) -> usize {
         self.stashed
@@ -196,6 +220,22 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
     /// How many entries hashes can choose; the stash comes on top.
     pub fn slots(&self) -> usize {
         self.stash * SLOTS
+    }
+
+    /// How often the sweep has gone through the whole table.
+    pub fn rounds(&self) -> u64 {
+        self.rounds
+    }
+
+    /// Drawn from the table's secret, of which it tells nothing: for other things that nobody outside may guess.
+    pub fn seed(&self) -> u64 {
+        self.hash(K::from_words([u64::MAX; QUADS])).both()
+    }
+
+    /// Removes an entry that `find` found.
+    pub fn remove(&mut self, slot: Slot) {
+        self.leave(slot);
+        self.flows -= 1;
     }
 
     pub fn buckets(&self) -> usize {
@@ -356,8 +396,8 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
         gone(key, pin);
     }
 
-    /// Clears what has run out in the next `count` buckets, round and round.
-    pub fn sweep(&mut self, tick: u32, count: usize, mut expired: impl FnMut(K, Pin)) {
+    /// Clears what has run out, and what `stays` says no to, in the next `count` buckets, round and round.
+    pub fn sweep(&mut self, tick: u32, count: usize, stays: impl Fn(Pin) -> bool, mut expired: impl FnMut(K, Pin)) {
         for _ in 0..count.min(self.buckets.len()) {
             let place = self.swept;
             self.swept = if place + 1 == self.buckets.len() { 0 } else { place + 1 };
@@ -366,7 +406,7 @@ impl<K: Key<QUADS>, const QUADS: usize> Table<K, QUADS> {
             let before = self.flows;
             for entry in 0..SLOTS {
                 let pin = Pin(bucket.0[VALUES][entry]);
-                if bucket.0[0][entry] != EMPTY && !pin.lives(tick) {
+                if bucket.0[0][entry] != EMPTY && !(pin.lives(tick) && stays(pin)) {
                     let key = key_in(bucket, entry);
                     bucket.0[0][entry] = EMPTY;
                     self.flows -= 1;

@@ -3,7 +3,7 @@
 
 use crate::packet::{ethernet, ipv4, ipv6};
 use crate::service::Real;
-use crate::verdict::DropReason;
+use crate::verdict::{Answer, DropReason, Verdict};
 
 /// What the rewrite needs to know of a packet that has been parsed, in one word: written and read whole, it goes from
 /// one pass over the burst to the next without a stall.
@@ -41,9 +41,9 @@ impl Packet {
 
 /// Rewrites the frame for `real`, or says why it cannot go there. `may_be_v6` is a constant: false where only IPv4 comes by.
 #[inline(always)]
-pub fn forward(may_be_v6: bool, frame: &mut [u8], packet: Packet, real: &Real) -> Result<u8, DropReason> {
+pub fn forward(may_be_v6: bool, frame: &mut [u8], packet: Packet, real: &Real) -> Result<u8, Verdict> {
     if packet.hops() <= 1 || packet.total_len() > real.mtu {
-        return Err(refusal(packet, real));
+        return Err(refusal(frame, packet, real));
     }
     ethernet::set_addresses(frame, &real.link);
     if let Some(header) = frame.get_mut(packet.network()..) {
@@ -56,13 +56,18 @@ pub fn forward(may_be_v6: bool, frame: &mut [u8], packet: Packet, real: &Real) -
     Ok(real.egress)
 }
 
+/// Why it cannot, told to the sender where the kernel does.
 #[cold]
-fn refusal(packet: Packet, real: &Real) -> DropReason {
-    if !real.has_mac {
-        DropReason::RealUnresolved
+fn refusal(frame: &[u8], packet: Packet, real: &Real) -> Verdict {
+    if packet.hops() <= 1 && !packet.is_v6() {
+        Verdict::Answer(Answer::TimeExceeded)
     } else if packet.hops() <= 1 {
-        DropReason::TtlExpired
+        Verdict::Drop(DropReason::TtlExpired)
+    } else if !real.has_mac {
+        Verdict::Drop(DropReason::RealUnresolved)
+    } else if !packet.is_v6() && ipv4::must_stay_whole(frame.get(packet.network()..).unwrap_or_default()) {
+        Verdict::Answer(Answer::FragmentationNeeded { egress: real.egress })
     } else {
-        DropReason::LongerThanMtu
+        Verdict::Drop(DropReason::LongerThanMtu)
     }
 }

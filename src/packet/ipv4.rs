@@ -62,6 +62,11 @@ pub fn parse(packet: &[u8], wire_len: usize) -> Result<Ipv4, DropReason> {
     })
 }
 
+/// Whether the header has the Don't Fragment bit.
+pub fn must_stay_whole(packet: &[u8]) -> bool {
+    packet.get(6).is_some_and(|flags| flags & 0x40 != 0)
+}
+
 /// Counts one hop: TTL less one, the checksum to match. The caller has seen that the TTL is more than one.
 ///
 /// The TTL is the first byte of its 16-bit word, so the sum has one less there and the checksum one more, in the first

@@ -52,6 +52,7 @@ pub struct Composer {
     registry: Arc<Registry>,
     stations: Vec<Station>,
     timeouts: Timeouts,
+    configured: u64,
     matches: Vec<MatchRule>,
     /// By their numbers' index.
     placed: Vec<Option<Placed>>,
@@ -70,6 +71,7 @@ impl Composer {
             registry: Arc::new(Registry::new(limits)),
             stations,
             timeouts: Timeouts::default(),
+            configured: 0,
             matches: Vec::new(),
             placed: Vec::new(),
             reals: Vec::new(),
@@ -107,6 +109,7 @@ impl Composer {
             }
         }
         self.timeouts = config.timeouts;
+        self.configured = epoch;
         if turn.changed {
             self.find_by_address(&config.services);
         }
@@ -126,6 +129,7 @@ impl Composer {
         for plan in plans {
             self.place(plan, &mut turn);
         }
+        self.configured = epoch;
         self.look_up();
         self.snapshot(epoch)
     }
@@ -155,6 +159,8 @@ impl Composer {
             services: self.placed.iter().map(|placed| Some(placed.as_ref()?.service.clone())).collect(),
             reals: self.reals.clone(),
             timeouts: self.timeouts,
+            configured: self.configured,
+            clearing: self.registry.clearing() != (0, 0),
             lookup: self.lookup.clone(),
             rules: self.rules.clone(),
         }
@@ -204,7 +210,7 @@ impl Composer {
             };
             Arc::make_mut(&mut self.registry).remove_service(service.id);
             for real in &service.reals {
-                remove(&mut self.reals[real.index()]);
+                self.reals[real.index()].remove();
             }
             *placed = None;
             (turn.changed, turn.services_changed) = (true, true);
@@ -247,7 +253,7 @@ impl Composer {
         for id in before.into_iter().flat_map(|service| &service.reals) {
             let real = &mut self.reals[id.index()];
             if real.service == Some(service) && !stay.contains(&(real.address, real.port)) {
-                remove(real);
+                real.remove();
                 Arc::make_mut(&mut self.registry).remove_real(*id);
             }
         }
@@ -386,9 +392,4 @@ struct Turn {
     services_changed: bool,
     recycled: Recycled,
     waiting: Vec<NoNumber>,
-}
-
-/// Keeps its MAC address: flows may still name it.
-fn remove(real: &mut Real) {
-    (real.removed, real.answers, real.weight) = (true, false, 0);
 }

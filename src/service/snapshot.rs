@@ -86,6 +86,8 @@ pub struct Real {
     pub address: IpAddr,
     /// It is not in the configuration any more, but flows may still name it.
     pub removed: bool,
+    /// Its generation, if it is there and answers: what a flow's own is compared with.
+    pub(super) passport: u16,
     /// New connections end at so many, and begin again below so many; 0: never.
     pub upper: u32,
     pub lower: u32,
@@ -107,9 +109,26 @@ impl Real {
             port: 0,
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             removed: true,
+            passport: NO_PASSPORT,
             upper: 0,
             lower: 0,
         }
+    }
+
+    /// Whether a flow that was pinned to this generation of it goes on as it is.
+    #[inline(always)]
+    pub const fn serves(&self, generation: u8) -> bool {
+        self.passport == generation as u16
+    }
+
+    /// The configuration has it no longer. Its MAC address stays: flows may still name it.
+    pub(super) fn remove(&mut self) {
+        (self.removed, self.answers, self.weight) = (true, false, 0);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.passport = if self.answers && !self.removed { self.generation.into() } else { NO_PASSPORT };
     }
 
     /// Puts in what is known of its way; says whether it takes new connections now and did not before, or the reverse.
@@ -122,9 +141,14 @@ impl Real {
         self.link[..6].copy_from_slice(&mac.0);
         self.link[6..].copy_from_slice(&station.mac.0);
         (self.has_mac, self.mtu) = (has_mac, if has_mac { station.mtu } else { 0 });
-        std::mem::replace(&mut self.answers, answers) != answers
+        let answered = std::mem::replace(&mut self.answers, answers);
+        self.settle();
+        answered != answers
     }
 }
+
+/// Of no generation.
+const NO_PASSPORT: u16 = 0x100;
 
 static NOBODY: Real = Real::nobody(0);
 
@@ -192,6 +216,10 @@ pub struct Snapshot {
     /// By their numbers. One that nobody has, or that was removed, is marked so.
     pub reals: Vec<Real>,
     pub timeouts: Timeouts,
+    /// The epoch in which services, reals or timeouts were last edited; in between only answers to ARP have changed.
+    pub configured: u64,
+    /// Some numbers are being cleared: flows that name them with another generation are to be swept out.
+    pub clearing: bool,
     pub(super) lookup: ServiceLookup,
     pub(super) rules: Arc<Rules>,
 }

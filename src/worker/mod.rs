@@ -101,7 +101,8 @@ impl<Q: Queue> Worker<Q> {
         }
         busy |= self.send_originated();
         busy |= self.answer(now);
-        self.director.sweep(now, if busy { BUCKETS_A_TURN } else { usize::MAX });
+        let limit = if busy { BUCKETS_A_TURN } else { usize::MAX };
+        self.director.sweep(now, self.snapshot.read(), limit);
         self.note_round();
         if std::mem::take(&mut self.ring) {
             self.outbox.bell.ring();

@@ -34,6 +34,10 @@ impl Hash {
         self.0 as u32
     }
 
+    pub(super) const fn both(self) -> u64 {
+        self.0
+    }
+
     pub(super) const fn second(self) -> u32 {
         (self.0 >> 32) as u32
     }

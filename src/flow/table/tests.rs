@@ -117,7 +117,7 @@ impl<K: Key<QUADS> + std::hash::Hash + Debug, const QUADS: usize> Twins<K, QUADS
         let mut ended = Vec::new();
         match step {
             Step::Pass(ticks) => self.tick += ticks,
-            Step::Sweep(count) => self.table.sweep(self.tick, count, |key, pin| ended.push((key, pin))),
+            Step::Sweep(count) => self.table.sweep(self.tick, count, |_| true, |key, pin| ended.push((key, pin))),
             Step::Seek(client) => {
                 let wanted = (key_of(client), self.table.hash(key_of(client)));
                 self.table.probe().run(Seek(&self.table, &[wanted], std::slice::from_mut(&mut self.hint)));
@@ -272,10 +272,15 @@ fn a_full_table_of_the_dead_takes_the_living() {
         table.insert(key, table.hash(key), pin(2, LIFE), LIFE, |_, _| ended += 1).expect("only the dead are here");
     }
     assert_eq!(table.len(), full + again - ended);
-    table.sweep(LIFE, table.buckets(), |_, pin| {
-        assert_eq!(pin.real(), RealId(1));
-        ended += 1;
-    });
+    table.sweep(
+        LIFE,
+        table.buckets(),
+        |_| true,
+        |_, pin| {
+            assert_eq!(pin.real(), RealId(1));
+            ended += 1;
+        },
+    );
     assert_eq!((ended, table.len()), (full, again));
 }
 

@@ -154,6 +154,11 @@ impl Schedule {
         }
     }
 
+    /// The roster's edits that were followed.
+    pub fn edits(&self) -> u32 {
+        self.edits
+    }
+
     /// The list was edited. To be told at each edit is to do as the kernel does; told once after several, a run goes on
     /// from a place near by. `choose` sees to it when nobody else did.
     pub fn changed(&mut self, roster: &Roster) {

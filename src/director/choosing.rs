@@ -1,0 +1,306 @@
+//! What a core knows of connections beside its flow tables: where its schedulers stand, what the reals have to do, which
+//! client is to come back to which real, and how many connections are half open.
+
+use std::sync::Arc;
+
+use super::burst::{Candidate, Scene};
+use super::loads::Loads;
+use crate::clock::TICKS_PER_SECOND;
+use crate::counters::Ledger;
+use crate::flow::{ClientKey, FlowState, Pin, Slot, Table, TableFull, TemplateKey, Templates, Timeouts, timeout_ticks};
+use crate::service::{Member, Opening, RealId, Schedule, Service, ServiceId, Snapshot, Start};
+use crate::verdict::{Answer, DropReason, Verdict};
+
+/// How long a connection waits for its second packet while too many do; the kernel gives a new entry as much.
+const HURRIED_TICKS: u32 = 3 * TICKS_PER_SECOND;
+/// How long after a connection that got no entry others like it may still be about.
+const STATELESS_TICKS: u32 = timeout_ticks(FlowState::Established);
+/// Virtual addresses that a service by mark may have: nobody knows which these are.
+const MARKED_ADDRESSES: usize = 4096;
+
+pub struct Choosing {
+    /// One a service, by its index.
+    schedules: Vec<Option<Schedule>>,
+    /// The services' persistence, by their index: of a client's address, the bits that count.
+    prefixes: Vec<Option<u8>>,
+    pub loads: Loads,
+    pub templates: Templates,
+    timeouts: Timeouts,
+    /// Connections of which only a SYN was seen, and how many of them may have an entry.
+    half_open: usize,
+    half_open_most: usize,
+    /// Until then there may be connections without an entry, because the table or the half-open ones were at their
+    /// limit.
+    stateless_until: u32,
+    start: Start,
+    /// What was adopted.
+    epoch: u64,
+    configured: u64,
+}
+
+/// The real for a connection.
+#[derive(Clone, Copy)]
+pub struct Choice {
+    pub real: RealId,
+    /// Of a persistent service: the client, and whether its template chose.
+    template: Option<(TemplateKey, bool)>,
+}
+
+impl Choosing {
+    /// `worker` sets where schedulers start, `seed` what they draw.
+    pub fn new(half_open_most: usize, templates: usize, worker: usize, seed: u64, ledger: &Arc<Ledger>) -> Choosing {
+        Choosing {
+            schedules: Vec::with_capacity(ledger.services.len()),
+            prefixes: Vec::with_capacity(ledger.services.len()),
+            loads: Loads::new(ledger),
+            templates: Templates::new(templates),
+            timeouts: Timeouts::default(),
+            half_open: 0,
+            half_open_most,
+            stateless_until: 0,
+            start: Start { worker, seed, ..Start::default() },
+            epoch: 0,
+            configured: 0,
+        }
+    }
+
+    /// Whether there is nothing new in it.
+    #[inline(always)]
+    pub fn knows(&self, snapshot: &Snapshot) -> bool {
+        self.epoch == snapshot.epoch
+    }
+
+    /// Follows the edits that led to this snapshot.
+    #[cold]
+    pub fn adopt(&mut self, snapshot: &Snapshot, tick: u32) {
+        self.epoch = snapshot.epoch;
+        if self.configured == snapshot.configured {
+            return;
+        }
+        self.configured = snapshot.configured;
+        let set = snapshot.timeouts;
+        for (state, seconds) in
+            [(FlowState::Established, set.tcp), (FlowState::FinWait, set.tcp_fin), (FlowState::Udp, set.udp)]
+        {
+            self.timeouts.set(state, seconds.saturating_mul(TICKS_PER_SECOND));
+        }
+        let services = snapshot.services.len().max(self.schedules.len());
+        self.schedules.resize_with(services, || None);
+        self.prefixes.resize(services, None);
+        for (place, schedule) in self.schedules.iter_mut().enumerate() {
+            let service = snapshot.services.get(place).and_then(Option::as_deref);
+            follow(schedule, service, Start { tick, ..self.start });
+            self.prefixes[place] = service.and_then(|service| Some(service.settings.persistence?.prefix));
+        }
+    }
+
+    /// The real for a new connection, or what becomes of the packet because there is none.
+    pub fn choose(&mut self, scene: Scene<'_>, service: &Service, opening: &Opening) -> Result<Choice, Verdict> {
+        let persistence = service.settings.persistence;
+        let client = persistence.map(|how| TemplateKey::new(service.id, opening.client, how.prefix));
+        let bound = client.and_then(|client| self.templates.find(client, scene.tick));
+        if let Some(template) = bound.filter(|template| scene.snapshot.real(template.real).serves(template.generation))
+        {
+            return Ok(Choice { real: template.real, template: client.map(|client| (client, true)) });
+        }
+        self.loads.refresh(service.id, &service.roster, scene.now);
+        let loads = &self.loads;
+        let load = |id| loads.of(scene.ledger, scene.snapshot, id);
+        let schedule = self.schedules.get_mut(service.id.index()).and_then(Option::as_mut);
+        let real = schedule.and_then(|schedule| schedule.choose(&service.roster, opening, load, scene.tick));
+        let real = real.ok_or_else(|| nobody(service, opening))?;
+        Ok(Choice { real, template: client.map(|client| (client, false)) })
+    }
+
+    /// Enters a new flow in the state `to`. What has run out and is in its way goes.
+    pub fn enter<K: ClientKey<Q>, const Q: usize>(
+        &mut self,
+        flows: &mut Table<K, Q>,
+        scene: Scene<'_>,
+        candidate: &Candidate<'_, K>,
+        choice: Choice,
+        to: FlowState,
+    ) -> Result<(), TableFull> {
+        let real = scene.snapshot.real(choice.real);
+        let mut pin = Pin::new(choice.real, to, self.end_of(to, scene.tick)).of_generation(real.generation);
+        if choice.template.is_some() {
+            pin = pin.persistent();
+        }
+        let ended = |key: K, old| self.ended(scene, key, old);
+        flows.insert(candidate.key(), candidate.hash(), pin, scene.tick, ended)?;
+        self.count_half_open(usize::from(is_half_open(pin)), 0);
+        scene.ledger.flow_began(candidate.key().service(), pin);
+        self.loads.note(scene.ledger, scene.snapshot, choice.real);
+        self.remember(scene, choice);
+        Ok(())
+    }
+
+    /// A connection of the client has begun, and its template knows.
+    pub fn remember(&mut self, scene: Scene<'_>, choice: Choice) {
+        match choice.template {
+            Some((client, true)) => self.templates.use_again(client, scene.tick),
+            Some((client, false)) => {
+                let persistence =
+                    scene.snapshot.service(client.service).and_then(|service| service.settings.persistence);
+                let patience = persistence.map_or(0, |how| how.seconds.saturating_mul(TICKS_PER_SECOND));
+                let generation = scene.snapshot.real(choice.real).generation;
+                if !self.templates.bind(client, choice.real, generation, patience, scene.tick) {
+                    scene.ledger.frames.templates_refused.add(1);
+                }
+            }
+            None => (),
+        }
+    }
+
+    /// Ends the connection that `remember` was told of, which is not entered.
+    pub fn forget(&mut self, choice: Choice) {
+        if let Some((client, _)) = choice.template {
+            self.templates.release(client);
+        }
+    }
+
+    /// Another packet of a flow, which goes to its real.
+    #[inline(always)]
+    pub fn renew<K: ClientKey<Q>, const Q: usize>(
+        &mut self,
+        flows: &mut Table<K, Q>,
+        scene: Scene<'_>,
+        candidate: &Candidate<'_, K>,
+        slot: Slot,
+        old: Pin,
+    ) {
+        let state = old.state_on(candidate.note.event);
+        let new = old.moved_to(state, self.end_of(state, scene.tick));
+        if old != new {
+            flows.update(slot, new);
+            if !old.differs_in_time_alone(new) {
+                self.note_change(scene, candidate.key(), old, new);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn end_of(&self, state: FlowState, tick: u32) -> u32 {
+        tick.wrapping_add(self.timeouts.ticks(state))
+    }
+
+    #[cold]
+    fn note_change<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K, old: Pin, new: Pin) {
+        self.count_half_open(usize::from(is_half_open(new)), usize::from(is_half_open(old)));
+        if old.state().is_active() != new.state().is_active() {
+            scene.ledger.flow_changed(key.service(), old, new);
+        }
+        if new.is_persistent() && new.state() == FlowState::Established {
+            let client = self.client_of(key);
+            client.into_iter().for_each(|client| self.templates.assure(client));
+        }
+    }
+
+    /// Ends a flow before its time.
+    pub fn end<K: ClientKey<Q>, const Q: usize>(
+        &mut self,
+        flows: &mut Table<K, Q>,
+        scene: Scene<'_>,
+        key: K,
+        slot: Slot,
+        pin: Pin,
+    ) {
+        flows.remove(slot);
+        self.ended(scene, key, pin);
+    }
+
+    fn ended<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K, pin: Pin) {
+        self.count_half_open(0, usize::from(is_half_open(pin)));
+        scene.ledger.flow_ended(key.service(), pin);
+        self.loads.note(scene.ledger, scene.snapshot, pin.real());
+        if pin.is_persistent() {
+            let client = self.client_of(key);
+            client.into_iter().for_each(|client| self.templates.release(client));
+        }
+    }
+
+    fn client_of<K: ClientKey<Q>, const Q: usize>(&self, key: K) -> Option<TemplateKey> {
+        let service = key.service()?;
+        let prefix = *self.prefixes.get(service.index())?.as_ref()?;
+        Some(TemplateKey::new(service, key.source(), prefix))
+    }
+
+    /// Whether as many connections are half open as may have an entry.
+    pub fn is_crowded(&self) -> bool {
+        self.half_open >= self.half_open_most
+    }
+
+    /// A connection goes on without an entry.
+    pub fn note_stateless(&mut self, tick: u32) {
+        self.stateless_until = tick.wrapping_add(STATELESS_TICKS);
+    }
+
+    /// Whether a packet that no entry is for may be of a connection that got none.
+    pub fn may_be_stateless(&self, tick: u32) -> bool {
+        self.stateless_until.wrapping_sub(tick) as i32 > 0
+    }
+
+    /// With more than half of the half-open connections that may have an entry, SYNs wait for seconds, not a minute.
+    fn count_half_open(&mut self, more: usize, fewer: usize) {
+        self.half_open = self.half_open + more - fewer;
+        let hurried = self.half_open > self.half_open_most / 2;
+        let patience = if hurried { HURRIED_TICKS } else { timeout_ticks(FlowState::SynRecv) };
+        self.timeouts.set(FlowState::SynRecv, patience);
+    }
+
+    pub fn sweep<K: ClientKey<Q>, const Q: usize>(
+        &mut self,
+        flows: &mut Table<K, Q>,
+        scene: Scene<'_>,
+        buckets: usize,
+    ) {
+        let snapshot = scene.snapshot;
+        let ended = |key: K, old| self.ended(scene, key, old);
+        match snapshot.clearing {
+            false => flows.sweep(scene.tick, buckets, |_| true, ended),
+            true => {
+                let stays = |pin: Pin| snapshot.real(pin.real()).generation == pin.generation();
+                flows.sweep(scene.tick, buckets, stays, ended);
+            }
+        }
+    }
+}
+
+/// Brings a service's schedule up to the service as it is now.
+fn follow(schedule: &mut Option<Schedule>, service: Option<&Service>, start: Start) {
+    let Some(service) = service else { return *schedule = None };
+    let start = Start { addresses: addresses_of(service), ..start };
+    match schedule {
+        Some(there) if there.edits() <= service.roster.edits() => {
+            there.switch(service.scheduler, &service.roster, start);
+            there.changed(&service.roster);
+        }
+        _ => *schedule = Some(Schedule::start(service.scheduler, &service.roster, start)),
+    }
+}
+
+/// How many virtual addresses a service takes.
+fn addresses_of(service: &Service) -> usize {
+    service.takes.net().map_or(MARKED_ADDRESSES, |net| 1 << (32 - u32::from(net.prefix.min(32))).min(20))
+}
+
+fn is_half_open(pin: Pin) -> bool {
+    pin.state() == FlowState::SynRecv
+}
+
+/// What becomes of a connection for which a service has nobody.
+fn nobody(service: &Service, opening: &Opening) -> Verdict {
+    let is_silent = |member: &Member| member.weight > 0 && !member.ready;
+    if service.roster.members().iter().any(is_silent) {
+        Verdict::Drop(DropReason::RealUnresolved)
+    } else if opening.client.is_ipv6() {
+        Verdict::Drop(DropReason::NoReal)
+    } else {
+        Verdict::Answer(Answer::PortUnreachable)
+    }
+}
+
+/// The service of a key, while it is there.
+pub fn service_of<'s, K: ClientKey<Q>, const Q: usize>(snapshot: &'s Snapshot, key: K) -> Option<&'s Service> {
+    key.service().and_then(|id: ServiceId| snapshot.service(id))
+}
