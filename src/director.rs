@@ -110,7 +110,7 @@ impl<F: Frame> Work for Decision<'_, F> {
             };
             *verdict = decided.unwrap_or(UNDECIDED);
         }
-        let scene = scene_of(&director.ledger, now, snapshot);
+        let scene = scene_of(&director.ledger, now, snapshot, &station.mtu);
         director.choosing.act(lanes, &mut director.flows, scene, &narrow, frames, verdicts);
         if !wide.is_empty() {
             director.choosing.act(lanes, &mut director.wide, scene, &wide, frames, verdicts);
@@ -119,8 +119,8 @@ impl<F: Frame> Work for Decision<'_, F> {
 }
 
 #[inline(always)]
-fn scene_of<'s>(ledger: &'s Ledger, now: Now, snapshot: &'s Snapshot) -> Scene<'s> {
-    Scene { now, tick: now.tick(), snapshot, ledger, traffic: &ledger.reals }
+fn scene_of<'s>(ledger: &'s Ledger, now: Now, snapshot: &'s Snapshot, longest: &'s u16) -> Scene<'s> {
+    Scene { now, tick: now.tick(), snapshot, ledger, traffic: &ledger.reals, longest }
 }
 
 impl Director {
@@ -197,7 +197,7 @@ impl Director {
             return;
         }
         self.swept_until = now;
-        let scene = scene_of(&self.ledger, now, snapshot);
+        let scene = scene_of(&self.ledger, now, snapshot, &u16::MAX);
         self.choosing.sweep(&mut self.flows, scene, narrow.min(limit));
         self.choosing.sweep(&mut self.wide, scene, wide.min(limit));
         let templates = due(self.choosing.templates.room()).min(limit);
@@ -267,7 +267,7 @@ impl Choosing {
             if real.serves(pin.generation()) && candidate.note.event != Event::Syn {
                 self.renew(flows, scene, &candidate, slot, pin);
                 scene.count(run, pin.real(), real.service, candidate.note.packet);
-                return dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real);
+                return dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest);
             }
         }
         self.consider(flows, scene, &candidate, frame)
@@ -293,7 +293,7 @@ impl Choosing {
             Fate::Stays => {
                 self.renew(flows, scene, candidate, slot, pin);
                 scene.count_one(pin.real(), real.service, candidate.note.packet);
-                dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real)
+                dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
             }
             Fate::BeginsAnew => {
                 self.end(flows, scene, key, slot, pin);
@@ -426,7 +426,7 @@ fn forward_new<K: ClientKey<Q>, const Q: usize>(
 ) -> Sent {
     let real = scene.snapshot.real(id);
     scene.count_one(id, real.service, candidate.note.packet);
-    dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real)
+    dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
 }
 
 /// Resets are made for IPv4 only.

@@ -121,6 +121,8 @@ pub struct Scene<'s> {
     pub ledger: &'s Ledger,
     /// The ledger's lines of the reals.
     pub traffic: &'s [Traffic],
+    /// The MTU of the port that the frames came in by.
+    pub longest: &'s u16,
 }
 
 impl Scene<'_> {

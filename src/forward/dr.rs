@@ -39,11 +39,12 @@ impl Packet {
     }
 }
 
-/// Rewrites the frame for `real`, or says why it cannot go there. `may_be_v6` is a constant: false where only IPv4 comes by.
+/// Rewrites the frame for `real`, or says why it cannot go there. `may_be_v6` is a constant: false where only IPv4 comes by;
+/// `longest` is the MTU of the port that the frame came in by.
 #[inline(always)]
-pub fn forward(may_be_v6: bool, frame: &mut [u8], packet: Packet, real: &Real) -> Result<u8, Verdict> {
+pub fn forward(may_be_v6: bool, frame: &mut [u8], packet: Packet, real: &Real, longest: &u16) -> Result<u8, Verdict> {
     if packet.hops() <= 1 || packet.total_len() > real.mtu {
-        return Err(refusal(frame, packet, real));
+        return Err(refusal(frame, packet, real, *longest));
     }
     ethernet::set_addresses(frame, &real.link);
     if let Some(header) = frame.get_mut(packet.network()..) {
@@ -58,13 +59,16 @@ pub fn forward(may_be_v6: bool, frame: &mut [u8], packet: Packet, real: &Real) -
 
 /// Why it cannot, told to the sender where the kernel does.
 #[cold]
-fn refusal(frame: &[u8], packet: Packet, real: &Real) -> Verdict {
+fn refusal(frame: &[u8], packet: Packet, real: &Real, longest: u16) -> Verdict {
     if packet.hops() <= 1 && !packet.is_v6() {
         Verdict::Answer(Answer::TimeExceeded)
     } else if packet.hops() <= 1 {
         Verdict::Drop(DropReason::TtlExpired)
     } else if !real.has_mac {
         Verdict::Drop(DropReason::RealUnresolved)
+    } else if packet.total_len() > longest {
+        // It never was on the wire like that: an offload glued several together, and its sender cannot help it.
+        Verdict::Drop(DropReason::LongerThanMtu)
     } else if !packet.is_v6() && ipv4::must_stay_whole(frame.get(packet.network()..).unwrap_or_default()) {
         Verdict::Answer(Answer::FragmentationNeeded { egress: real.egress })
     } else {
