@@ -98,7 +98,7 @@ fn lists_its_flows_page_by_page() {
         bench.turn();
         let page = page.try_recv().expect("answered within a turn");
         assert!(page.entries.len() <= 100);
-        ports.extend(page.entries.iter().map(|entry| entry.key.client().1));
+        ports.extend(page.entries.iter().map(|entry| entry.client.1));
         from = page.next;
     }
     ports.sort_unstable();

@@ -250,11 +250,12 @@ impl<F: Send> Desk<F> {
 /// leaves open, the entry itself says; its real then has the port that the client asked for.
 fn connection(numbers: &Registry, worker: usize, entry: &Entry) -> Option<ConnEntry> {
     let takes = *numbers.service_name(entry.service?)?;
-    let real = numbers.real_name(entry.pin.real())?;
+    let real = numbers.real_name(entry.real).filter(|_| numbers.generation(entry.real) == entry.generation)?;
     let (address, protocol, port) = entry.destination;
     let port = if port == 0 { takes.port() } else { port };
-    let (IpAddr::V4(client), IpAddr::V4(first), IpAddr::V4(real_address)) =
-        (entry.client.0, takes.address(), real.address)
+    // The kernel lists a mark in the address's place.
+    let first = if let Takes::Mark(mark) = takes { Ipv4Addr::from_bits(mark).into() } else { takes.address() };
+    let (IpAddr::V4(client), IpAddr::V4(first), IpAddr::V4(real_address)) = (entry.client.0, first, real.address)
     else {
         return None;
     };
@@ -263,7 +264,7 @@ fn connection(numbers: &Registry, worker: usize, entry: &Entry) -> Option<ConnEn
         client: SocketAddrV4::new(client, entry.client.1),
         virtual_address: SocketAddrV4::new(address.unwrap_or(first), port),
         real: SocketAddrV4::new(real_address, if real.port == 0 { port } else { real.port }),
-        state: entry.pin.state().name().into(),
+        state: entry.state.into(),
         expires_seconds: (entry.ticks_left / crate::clock::TICKS_PER_SECOND).into(),
         worker,
     })

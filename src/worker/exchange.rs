@@ -10,8 +10,8 @@ use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::flow::{ClientKey, FlowKey, Pin, WideKey};
-use crate::service::ServiceId;
+use crate::flow::{ClientKey, FlowKey, Pin, Template, WideKey};
+use crate::service::{RealId, ServiceId};
 use crate::verdict::Answer;
 
 /// Wakes a sleeping thread: a descriptor that it polls beside its others.
@@ -145,20 +145,46 @@ pub struct Entry {
     /// Where the client wanted to go, as far as the service alone does not say it: address, protocol, port; zero: by
     /// the service.
     pub destination: (Option<Ipv4Addr>, u8, u16),
-    pub pin: Pin,
+    pub real: RealId,
+    /// Of the real's number.
+    pub generation: u8,
+    pub state: &'static str,
     pub ticks_left: u32,
 }
 
 impl Entry {
     pub fn narrow(key: FlowKey, pin: Pin, tick: u32) -> Entry {
         let (client, port) = key.client();
-        let destination = (None, 0, 0);
-        Entry { client: (client.into(), port), service: key.service(), destination, pin, ticks_left: pin.left(tick) }
+        Entry::flow((client.into(), port), key.service(), (None, 0, 0), pin, tick)
     }
 
     pub fn wide(key: WideKey, pin: Pin, tick: u32) -> Entry {
-        let (client, destination) = (key.client(), key.destination());
-        Entry { client, service: key.service(), destination, pin, ticks_left: pin.left(tick) }
+        Entry::flow(key.client(), key.service(), key.destination(), pin, tick)
+    }
+
+    fn flow(
+        client: (IpAddr, u16),
+        service: Option<ServiceId>,
+        destination: (Option<Ipv4Addr>, u8, u16),
+        pin: Pin,
+        tick: u32,
+    ) -> Entry {
+        let (real, generation, state) = (pin.real(), pin.generation(), pin.state().name());
+        Entry { client, service, destination, real, generation, state, ticks_left: pin.left(tick) }
+    }
+
+    /// As the kernel lists what it remembers of a persistent service's client: port 0, and whether one of its
+    /// connections was established.
+    pub fn template(template: &Template, tick: u32) -> Entry {
+        Entry {
+            client: (template.key.client(), 0),
+            service: Some(template.key.service),
+            destination: (None, 0, 0),
+            real: template.real,
+            generation: template.generation,
+            state: if template.assured { "ASSURED" } else { "NONE" },
+            ticks_left: template.left(tick),
+        }
     }
 }
 

@@ -231,19 +231,24 @@ impl<Q: Queue> Worker<Q> {
             return false;
         }
         let Some(Question { from_bucket, mut page, answer }) = self.inbox.questions.pop() else { return false };
-        let (narrow, wide, tick) = (self.director.flows(), self.director.wide_flows(), now.tick());
-        // The wide table's buckets are counted on behind the others.
-        let buckets = narrow.buckets() + wide.buckets();
-        let mut bucket = from_bucket;
-        let end = buckets.min(from_bucket.saturating_add(BUCKETS_A_PAGE));
-        while bucket < end && page.capacity() - page.len() >= 4 {
-            match bucket.checked_sub(narrow.buckets()) {
-                None => page.extend(narrow.bucket(bucket, tick).map(|(key, pin)| Entry::narrow(key, pin, tick))),
-                Some(bucket) => page.extend(wide.bucket(bucket, tick).map(|(key, pin)| Entry::wide(key, pin, tick))),
+        let (director, tick) = (&self.director, now.tick());
+        let (narrow, wide, templates) = (director.flows(), director.wide_flows(), director.templates());
+        // Counted on from the one to the next: buckets, the wide table's, templates.
+        let (first_wide, first_template) = (narrow.buckets(), narrow.buckets() + wide.buckets());
+        let places = first_template + templates.room();
+        let mut place = from_bucket;
+        let end = places.min(from_bucket.saturating_add(BUCKETS_A_PAGE));
+        while place < end && page.capacity() - page.len() >= 4 {
+            if place < first_wide {
+                page.extend(narrow.bucket(place, tick).map(|(key, pin)| Entry::narrow(key, pin, tick)));
+            } else if place < first_template {
+                page.extend(wide.bucket(place - first_wide, tick).map(|(key, pin)| Entry::wide(key, pin, tick)));
+            } else {
+                page.extend(templates.at(place - first_template).map(|template| Entry::template(template, tick)));
             }
-            bucket += 1;
+            place += 1;
         }
-        let next = (bucket < buckets).then_some(bucket);
+        let next = (place < places).then_some(place);
         // Nobody waits for it any more when this fails.
         let _ = answer.try_send(Page { entries: page, next });
         true
