@@ -16,8 +16,8 @@ use crate::clock::Now;
 use crate::config::{OnMiss, OnRemoved};
 use crate::counters::Ledger;
 use crate::flow::{
-    ClientKey, Event, FlowKey, FlowState, FlowTable, Hint, Lanes, Owners, Pin, Slot, Table, Templates, WideKey,
-    WideTable, Work,
+    ClientKey, Event, FlowKey, FlowState, FlowTable, Hint, Lanes, Owners, Pin, Slot, Table, TemplateKey, Templates,
+    WideKey, WideTable, Work,
 };
 use crate::forward::dr;
 use crate::packet::plain::Gate;
@@ -52,7 +52,15 @@ pub struct Director {
     ledger: Arc<Ledger>,
     swept_until: Now,
     /// None: every flow that arrives here is this worker's.
-    owners: Option<Owners>,
+    sharing: Option<Sharing>,
+}
+
+/// Which flows are for other workers to decide.
+#[derive(Clone, Copy)]
+pub struct Sharing {
+    pub owners: Owners,
+    /// All that others own; else those of persistent services alone: a client's template is on one worker.
+    pub all: bool,
 }
 
 /// Until the second look at it.
@@ -94,7 +102,8 @@ impl<F: Frame> Work for Decision<'_, F> {
     fn run<L: Lanes>(self, lanes: L) {
         let Decision { director, now, station, snapshot, frames, verdicts } = self;
         let (mut narrow, mut wide) = (director.narrow_room.empty(), director.wide_room.empty());
-        let (flows, wide_flows, owners) = (&director.flows, &director.wide, director.owners);
+        let (flows, wide_flows, sharing) = (&director.flows, &director.wide, director.sharing);
+        let owners = sharing.filter(|sharing| sharing.all).map(|sharing| sharing.owners);
         let gates = [ethernet::IPV4, ethernet::IPV6].map(|kind| Gate::new(station.mac, station.vlan, kind));
         for ((frame, verdict), place) in frames.iter().zip(verdicts.iter_mut()).zip(0u8..) {
             let decided = if let Some((key, note)) = recognise_plain_v4(&gates[0], snapshot, frame, place) {
@@ -103,8 +112,12 @@ impl<F: Frame> Work for Decision<'_, F> {
                 expect(wide_flows, owners, &mut wide, key, note)
             } else {
                 match recognise(station, snapshot, frame, place) {
-                    Recognised::Narrow(key, note) => expect(flows, owners, &mut narrow, key, note),
-                    Recognised::Wide(key, note) => expect(wide_flows, owners, &mut wide, key, note),
+                    Recognised::Narrow(key, note) => {
+                        handed(sharing, snapshot, key).or_else(|| expect(flows, None, &mut narrow, key, note))
+                    }
+                    Recognised::Wide(key, note) => {
+                        handed(sharing, snapshot, key).or_else(|| expect(wide_flows, None, &mut wide, key, note))
+                    }
                     Recognised::Decided(verdict) => Some(verdict),
                 }
             };
@@ -132,12 +145,12 @@ impl Director {
         let mut choosing = Choosing::new(half_open, templates, worker, flows.seed(), &ledger);
         choosing.adopt(snapshot, 0);
         let (narrow_room, wide_room) = (Room::new(&flows), Room::new(&wide));
-        Director { flows, wide, choosing, narrow_room, wide_room, ledger, swept_until: Now(0), owners: None }
+        Director { flows, wide, choosing, narrow_room, wide_room, ledger, swept_until: Now(0), sharing: None }
     }
 
     /// From now on, flows that other workers own are theirs to decide.
-    pub fn share(&mut self, owners: Owners) {
-        self.owners = Some(owners);
+    pub fn share(&mut self, sharing: Sharing) {
+        self.sharing = Some(sharing);
     }
 
     /// The other workers' ledgers: what their connections are is part of a real's load.
@@ -203,6 +216,18 @@ impl Director {
         let templates = due(self.choosing.templates.room()).min(limit);
         self.choosing.templates.sweep(scene.tick, templates);
     }
+}
+
+/// Whether another worker decides this flow: its client's, where the service is persistent.
+fn handed<K: ClientKey<Q>, const Q: usize>(sharing: Option<Sharing>, snapshot: &Snapshot, key: K) -> Option<Verdict> {
+    let Sharing { owners, all } = sharing?;
+    let service = service_of(snapshot, key);
+    let bits = match service.and_then(|service| Some((service.id, service.settings.persistence?))) {
+        Some((service, how)) => TemplateKey::new(service, key.source(), how.prefix).bits(),
+        None if all => key.client_bits(),
+        None => return None,
+    };
+    owners.other(bits).map(|worker| Verdict::Hand { worker })
 }
 
 /// Notes a packet for the second pass and asks for the line it will need, or hands it to the worker that owns its flow.

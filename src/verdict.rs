@@ -72,6 +72,9 @@ pub enum Answer {
     Reset,
     /// ICMP: nobody is there who could take it.
     PortUnreachable,
+    /// UDP: there is no such port. The same ICMP error, but only where the datagram's checksum is right: the kernel has
+    /// looked at it by then.
+    ClosedPort,
     /// ICMP: the packet's time to live is used up.
     TimeExceeded,
     /// ICMP: the packet is longer than the MTU of the port that leads to its real, and must not be cut.

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use common::*;
 use crossbeam::channel::bounded;
 use drover::clock::Now;
+use drover::config::Persistence;
 use drover::counters::{Counter, Ledger, WorkerCounters};
-use drover::director::Director;
+use drover::director::{Director, Sharing};
 use drover::flow::{FlowTable, Owners};
+use drover::service::{Composer, Reach, Snapshot, Station};
 use drover::sim::frames::FrameBuilder;
 use drover::sim::{SimFrame, SimQueue};
 use drover::sys::epoch;
@@ -45,6 +47,11 @@ struct Crew {
 
 impl Crew {
     fn new(count: usize) -> Crew {
+        Crew::on(count, snapshot, true)
+    }
+
+    /// `all`: no NIC spreads the flows.
+    fn on(count: usize, snapshot: impl Fn() -> Snapshot, all: bool) -> Crew {
         let inboxes: Vec<_> = (0..count).map(|_| Arc::new(Inbox::new(64).unwrap())).collect();
         let outbox = Arc::new(Outbox::new(100_000).unwrap());
         let links: Vec<Links<SimFrame>> = if count > 1 { handover::mesh(&inboxes) } else { Vec::new() };
@@ -59,7 +66,7 @@ impl Crew {
             let inbox = crew.inboxes[id].clone();
             let mut worker = Worker::new(vec![wire.clone()], director, reader, ledger.clone(), inbox, outbox.clone());
             if let Some(links) = links.next() {
-                worker.share(Owners::new(id as u8, count as u8, OWNERS), links);
+                worker.share(Sharing { owners: Owners::new(id as u8, count as u8, OWNERS), all }, links);
             }
             crew.workers.push(worker);
             crew.wires.push(wire);
@@ -173,6 +180,38 @@ fn every_flow_has_one_owner_wherever_its_packets_arrive() {
     for (count, seed) in [(1, 1), (2, 2), (2, 3), (3, 4), (8, 5), (13, 6), (64, 7), (64, 8)] {
         random_arrivals(count, seed);
     }
+}
+
+/// A client's connections to a persistent service come to one worker, which knows its template, and to one real; those
+/// of other services stay where the NIC has put them.
+#[test]
+fn a_client_of_a_persistent_service_is_one_workers() {
+    let persistent = || {
+        let mut config = common::config();
+        let mut web = (*config.services[0]).clone();
+        web.settings.persistence = Some(Persistence { seconds: 360, prefix: 24 });
+        config.services[0] = Arc::new(web);
+        let port = &config.ports[0];
+        let station = Station { mac: DIRECTOR, network: port.address, vlan: port.vlan, mtu: port.mtu };
+        let reach = |_, address: Ipv4Addr| Reach::At(real_mac(address.octets()[3] - 10));
+        Composer::new(config.limits, vec![station]).for_several_workers(true).compose(1, &config, &reach).snapshot
+    };
+    let mut crew = Crew::on(4, persistent, false);
+    for number in 0..400usize {
+        let source = (Ipv4Addr::new(10, 8, (number % 5) as u8, (number / 5) as u8), 1000 + number as u16);
+        crew.wires[number % 4].arrive(FrameBuilder { source, ..tcp(0, SYN) }.build());
+        crew.wires[number % 4].arrive(FrameBuilder { source, ..common::udp(0) }.build());
+        crew.settle();
+    }
+    let mut reals: HashMap<u8, HashSet<u8>> = HashMap::new();
+    for frame in crew.wires.iter().flat_map(SimQueue::sent).filter(|frame| frame[23] == 6) {
+        reals.entry(frame[28]).or_default().insert(frame[5]);
+    }
+    assert_eq!(reals.len(), 5);
+    assert!(reals.values().all(|reals| reals.len() == 1), "{reals:?}");
+    let handed = crew.sum(|frames| &frames.handed_out);
+    assert!((200..400).contains(&handed), "{handed}: only the persistent ones, unless they were there already");
+    crew.assert_adds_up();
 }
 
 /// All packets at one worker, whose peers do not turn: what the rings do not hold is dropped by name.

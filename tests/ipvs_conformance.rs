@@ -94,7 +94,7 @@ fn the_kernel_is_asked() {
 fn the_recordings_are_the_kernel_s() {
     let mut kernel = Kernel::boot();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/ipvs");
-    for (name, sample) in [("behaviour.txt", 2), ("traces.txt", 8)] {
+    for (name, sample) in [("behaviour.txt", 2), ("answers.txt", 2), ("traces.txt", 8)] {
         let path = directory.join(name);
         let before = std::fs::read_to_string(&path).unwrap();
         let known = trace::parse(&before);

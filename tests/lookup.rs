@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use common::*;
+use drover::config::edit::{self, Edit, RealWords, ServiceWords};
 use drover::config::{Config, MacMatch, MatchRule, Ports, Protocol, RealConfig, Scheduler, ServiceConfig, Takes};
 use drover::packet::{Ipv4Net, Mac};
 use drover::service::{Asked, Composer, Found, Reach, ServiceId, Snapshot, Station};
@@ -221,6 +222,36 @@ fn a_removed_real_keeps_its_number_and_its_mac_until_it_comes_again() {
     );
     assert!(gone.reals.iter().all(|real| real.has_mac), "flows may still name them");
     assert!(gone.real(drover::service::RealId(u16::MAX)).service.is_none(), "a number that nobody ever had");
+}
+
+/// The kernel's wrr begins again at every edit of a real, also one that changes nothing, and at no edit of the service.
+#[test]
+fn only_edits_of_reals_are_counted() {
+    let words = |scheduler: &str, persistent| ServiceWords {
+        tcp: Some(format!("{VIP}:80")),
+        scheduler: Some(scheduler.into()),
+        persistent,
+        ..ServiceWords::default()
+    };
+    let of = |last| RealWords { address: real_address(last).to_string(), ..RealWords::default() };
+    let again = |weight| RealWords { weight: Some(weight), ..of(1) };
+    let mut composer = Composer::new(config().limits, vec![station()]);
+    let mut config = Config { services: Vec::new(), ..config() };
+    let edits = [
+        (Edit::AddService(words("wrr", None)), 0),
+        (Edit::AddReal(words("wrr", None), of(1)), 1),
+        (Edit::EditService(words("wrr", None)), 1),
+        (Edit::EditReal(words("wrr", None), of(1)), 2),
+        (Edit::EditService(words("wrr", Some(60))), 2),
+        (Edit::EditService(words("rr", None)), 2),
+        (Edit::EditReal(words("rr", None), again(7)), 3),
+        (Edit::DeleteReal(words("rr", None), of(1)), 4),
+    ];
+    for (epoch, (edit, expected)) in (1..).zip(edits) {
+        edit::apply(&mut config, &edit).unwrap();
+        let snapshot = composer.compose(epoch, &config, &everybody).snapshot;
+        assert_eq!(snapshot.services[0].as_ref().unwrap().roster.edits(), expected, "{edit:?}");
+    }
 }
 
 #[test]

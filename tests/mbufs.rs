@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use drover::clock::Now;
+use drover::director::Sharing;
 use drover::dpdk::{Eal, EalOptions, Mbuf, Mempool, Port, PortOptions, PortQueue, Registered, Spread};
 use drover::flow::Owners;
 use drover::packet::{BURST, Burst, Frame, Mac, Queue};
@@ -440,7 +441,7 @@ fn what_waits_between_workers_is_freed_with_them(bench: &Bench) -> Outcome {
             let (director, ledger) = common::director(&common::snapshot(), 1000);
             let inbox = inboxes[id].clone();
             let mut worker = Worker::new(vec![queue], director, reader, ledger.clone(), inbox, outbox.clone());
-            worker.share(Owners::new(id as u8, 2, [3, 4]), links);
+            worker.share(Sharing { owners: Owners::new(id as u8, 2, [3, 4]), all: true }, links);
             workers.push((worker, ledger));
         }
         // What it forwards comes back to it by the ring, and is not for its MAC.

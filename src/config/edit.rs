@@ -263,10 +263,18 @@ pub fn make(config: &mut Config, change: &Change) {
     match change {
         Change::DeleteService(takes) => config.services.retain(|service| service.takes != *takes),
         Change::AddService(service) => config.services.push(service.clone()),
-        Change::EditService(edited) => with_service(config, edited.takes, |service| {
-            let reals = std::mem::take(&mut service.reals);
-            *service = ServiceConfig { reals, ..ServiceConfig::clone(edited) };
-        }),
+        Change::EditService(edited) => {
+            let is_same = |there: &ServiceConfig| {
+                (there.takes, there.scheduler, there.settings) == (edited.takes, edited.scheduler, edited.settings)
+            };
+            // What changes nothing is not taken for an edit of a real, which counts even then.
+            if !config.services.iter().any(|there| is_same(there)) {
+                with_service(config, edited.takes, |service| {
+                    let reals = std::mem::take(&mut service.reals);
+                    *service = ServiceConfig { reals, ..ServiceConfig::clone(edited) };
+                });
+            }
+        }
         Change::AddReal(takes, real) => with_service(config, *takes, |service| service.reals.push(real.clone())),
         Change::EditReal(takes, edited) => with_service(config, *takes, |service| {
             let there = service.reals.iter_mut().find(|real| real.address == edited.address);

@@ -509,8 +509,25 @@ pub struct ManageStats {
     pub arp_requests: u64,
     pub gratuitous_arps: u64,
     pub echo_replies: u64,
-    /// Not answered because of the rate limit.
+    /// ARP and pings, not answered because of the rate limit.
     pub rate_limited: u64,
+    /// What senders of packets that go nowhere were told, and what they were not because of the rate limit of its kind.
+    #[serde(default)]
+    pub resets: u64,
+    #[serde(default)]
+    pub resets_limited: u64,
+    #[serde(default)]
+    pub port_unreachable: u64,
+    #[serde(default)]
+    pub port_unreachable_limited: u64,
+    #[serde(default)]
+    pub time_exceeded: u64,
+    #[serde(default)]
+    pub time_exceeded_limited: u64,
+    #[serde(default)]
+    pub fragmentation_needed: u64,
+    #[serde(default)]
+    pub fragmentation_needed_limited: u64,
     /// Handed to the management core, and nothing to be done about them.
     pub ignored: u64,
     /// Somebody else claimed a virtual address or the port's own.

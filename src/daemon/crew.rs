@@ -12,9 +12,9 @@ use super::{clock, pin};
 use crate::config::{Config, FlowsConfig, Idle};
 use crate::control::desk::WorkerFacts;
 use crate::counters::Ledger;
-use crate::director::{Director, Tables};
+use crate::director::{Director, Sharing, Tables};
 use crate::dpdk::{Eal, Mbuf, PortQueue, Registered};
-use crate::flow::{FlowTable, Owners, WideTable};
+use crate::flow::{FlowTable, WideTable};
 use crate::preflight::Plan;
 use crate::service::Snapshot;
 use crate::sys::epoch::Reader;
@@ -31,8 +31,10 @@ pub struct Post {
     pub queues: Vec<PortQueue>,
     pub reader: Reader<Snapshot>,
     pub inbox: Arc<Inbox<Mbuf>>,
-    /// Where flows are shared out in software.
-    pub sharing: Option<(Owners, Links<Mbuf>)>,
+    /// All workers', its own at its number.
+    pub ledgers: Vec<Arc<Ledger>>,
+    /// What goes to other workers, and how.
+    pub sharing: Option<(Sharing, Links<Mbuf>)>,
     pub eal: Eal,
 }
 
@@ -61,7 +63,7 @@ impl Crew {
         remarks: &mut Vec<String>,
     ) -> Result<()> {
         let (id, core, inbox) = (post.id, post.core, post.inbox.clone());
-        let ledger = Arc::new(Ledger::new(config.limits.services, config.limits.reals));
+        let ledger = post.ledgers[id].clone();
         let (idle, descriptors) = idle_of(config, &post.queues, id, remarks)?;
         if core == plan.management_core {
             remarks.push(shared_core(id, core, idle));
@@ -129,10 +131,12 @@ fn prepare(
     }
     // Nobody waits for it when the start has failed elsewhere; then we are told to stop.
     let _ = report.send(told);
-    let director = Director::new(made.ok()?, flows.half_open, post.reader.read(), post.id, ledger.clone());
+    let mut director = Director::new(made.ok()?, flows.half_open, post.reader.read(), post.id, ledger.clone());
+    post.ledgers.remove(post.id);
+    director.set_peers(post.ledgers);
     let mut worker = Worker::new(post.queues, director, post.reader, ledger, post.inbox, outbox);
-    if let Some((owners, links)) = post.sharing {
-        worker.share(owners, links);
+    if let Some((sharing, links)) = post.sharing {
+        worker.share(sharing, links);
     }
     Some(worker)
 }

@@ -21,6 +21,8 @@ use crate::config::{Config, Device};
 use crate::control::desk::{Desk, PortFacts, WorkerFacts};
 use crate::control::server::{Options, Server};
 use crate::control::wire::Steering;
+use crate::counters::Ledger;
+use crate::director::Sharing;
 use crate::dpdk::{self, Eal, EalOptions, Mbuf, Mempool, PortQueue};
 use crate::flow::Owners;
 use crate::manage::host::HostState;
@@ -88,7 +90,7 @@ pub fn run(config: Config, path: &Path, machine: &Machine, plan: &Plan, lock: In
     let stations: Vec<Station> = ports.iter().map(|port| port.station.clone()).collect();
     let macs: Vec<_> = stations.iter().map(|station| station.mac).collect();
     let manager = Manager::new(&ManageConfig::new(&config, &macs, getrandom::u64()?), clock());
-    let (composer, first) = Snapshots::first(&config, &stations, &manager);
+    let (composer, first) = Snapshots::first(&config, &stations, plan.worker_cores.len(), &manager);
     let (publisher, readers) = epoch::publish(first, plan.worker_cores.len());
     let outbox = Arc::new(Outbox::new(EXCHANGE)?);
     let stop = Arc::new(AtomicBool::new(false));
@@ -168,15 +170,19 @@ fn hire_all(
     let workers = plan.worker_cores.len();
     let inboxes = (0..workers).map(|_| Ok(Arc::new(Inbox::new(EXCHANGE)?))).collect::<Result<Vec<_>>>()?;
     let software = steering == Steering::Software;
-    let mut links = if software { handover::mesh(&inboxes) } else { Vec::new() }.into_iter();
+    // Of persistent services every packet goes to its client's worker, whatever the NIC does.
+    let mut links = if workers > 1 { handover::mesh(&inboxes) } else { Vec::new() }.into_iter();
+    let ledgers: Vec<Arc<Ledger>> =
+        (0..workers).map(|_| Arc::new(Ledger::new(config.limits.services, config.limits.reals))).collect();
     let secret = [getrandom::u64()?, getrandom::u64()?];
     let mut crew = Crew::new(stop.clone());
     let places = plan.worker_cores.iter().zip(inboxes).zip(readers).zip(queues);
     for (id, (((core, inbox), reader), queues)) in places.enumerate() {
         let owners = Owners::new(id as u8, workers as u8, secret);
-        let sharing = links.next().map(|links| (owners, links));
+        let sharing = links.next().map(|links| (Sharing { owners, all: software }, links));
         let node = preflight::node_of(machine, *core);
-        let post = Post { id, core: *core, node, queues, reader, inbox, sharing, eal: eal.clone() };
+        let post =
+            Post { id, core: *core, node, queues, reader, inbox, ledgers: ledgers.clone(), sharing, eal: eal.clone() };
         crew.hire(post, config, plan, outbox, remarks)?;
     }
     Ok(crew)

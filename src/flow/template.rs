@@ -35,6 +35,14 @@ impl TemplateKey {
         TemplateKey { service, network }
     }
 
+    /// Told apart from other clients, nearly.
+    pub fn bits(&self) -> u64 {
+        match self.network {
+            IpAddr::V4(address) => address.to_bits().into(),
+            IpAddr::V6(address) => (address.to_bits() >> 64) as u64 ^ (address.to_bits() as u64).rotate_left(32),
+        }
+    }
+
     /// The first address of those that it stands for.
     pub fn client(&self) -> IpAddr {
         self.network

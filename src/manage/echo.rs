@@ -3,14 +3,8 @@
 use crate::packet::Mac;
 use crate::packet::checksum::checksum;
 use crate::packet::ethernet::{self, Ethernet};
+use crate::packet::icmp;
 use crate::packet::ipv4::{self, Ipv4};
-
-const ICMP_HEADER: usize = 8;
-const ECHO_REPLY: u8 = 0;
-const ECHO_REQUEST: u8 = 8;
-pub const REDIRECT: u8 = 5;
-const TTL: u8 = 64;
-const DONT_FRAGMENT: u8 = 0x40;
 
 /// The answer to an echo request that came to `mac`, as a whole frame; none if it is no request to be answered. `packet`
 /// is what the link carried, `ip` its checked header. Options are not sent back: a route recorded or prescribed by the
@@ -19,40 +13,28 @@ pub fn reply(link: &Ethernet, ip: &Ipv4, packet: &[u8], mac: Mac) -> Option<Vec<
     if ip.protocol != ipv4::ICMP || ip.is_fragment || !ipv4::is_host(ip.source) {
         return None;
     }
-    let icmp = packet.get(ip.header_len..ip.total_len)?;
-    let (header, rest) = icmp.split_first_chunk::<ICMP_HEADER>()?;
+    let message = packet.get(ip.header_len..ip.total_len)?;
+    let (header, rest) = message.split_first_chunk::<{ icmp::HEADER }>()?;
     let to_us = link.destination == mac && link.source.is_unicast() && link.source != mac;
-    if !to_us || header[0] != ECHO_REQUEST || header[1] != 0 || checksum(icmp) != 0 {
+    if !to_us || header[0] != icmp::ECHO_REQUEST || header[1] != 0 || checksum(message) != 0 {
         return None;
     }
-    let length = ethernet::HEADER + ipv4::MIN_HEADER + icmp.len();
+    let length = ethernet::HEADER + ipv4::MIN_HEADER + message.len();
     let mut frame = Vec::with_capacity(length.max(ethernet::LEAST_FRAME));
     ethernet::write_header(&mut frame, link.source, mac, ethernet::IPV4);
-    write_ip_header(&mut frame, ip, packet.first_chunk()?, icmp.len());
-    write_echo_reply(&mut frame, header, rest);
+    let asked: &[u8; ipv4::MIN_HEADER] = packet.first_chunk()?;
+    let answer = ipv4::Header {
+        tos: asked[1],
+        id: [asked[4], asked[5]],
+        dont_fragment: asked[6] & ipv4::DONT_FRAGMENT != 0,
+        protocol: ipv4::ICMP,
+        source: ip.destination,
+        destination: ip.source,
+    };
+    ipv4::write_header(&mut frame, answer, message.len());
+    icmp::write(&mut frame, icmp::ECHO_REPLY, 0, [header[4], header[5], header[6], header[7]], rest);
     ethernet::pad(&mut frame);
     Some(frame)
-}
-
-fn write_ip_header(frame: &mut Vec<u8>, ip: &Ipv4, asked: &[u8; ipv4::MIN_HEADER], payload: usize) {
-    let start = frame.len();
-    frame.extend_from_slice(&[0x45, asked[1]]);
-    // No more than the request's own total length.
-    frame.extend_from_slice(&((ipv4::MIN_HEADER + payload) as u16).to_be_bytes());
-    frame.extend_from_slice(&[asked[4], asked[5], asked[6] & DONT_FRAGMENT, 0, TTL, ipv4::ICMP, 0, 0]);
-    frame.extend_from_slice(&ip.destination.octets());
-    frame.extend_from_slice(&ip.source.octets());
-    let sum = checksum(&frame[start..]);
-    frame[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
-}
-
-fn write_echo_reply(frame: &mut Vec<u8>, request: &[u8; ICMP_HEADER], rest: &[u8]) {
-    let start = frame.len();
-    frame.extend_from_slice(&[ECHO_REPLY, 0, 0, 0]);
-    frame.extend_from_slice(&request[4..]);
-    frame.extend_from_slice(rest);
-    let sum = checksum(&frame[start..]);
-    frame[start + 2..start + 4].copy_from_slice(&sum.to_be_bytes());
 }
 
 #[cfg(test)]

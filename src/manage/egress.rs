@@ -4,8 +4,8 @@
 
 use std::net::Ipv4Addr;
 
-use super::echo::REDIRECT;
 use crate::packet::arp::{self, Arp, Operation};
+use crate::packet::icmp::REDIRECT;
 use crate::packet::{Ipv4Net, Mac, ethernet, ipv4};
 
 const IPV6_HEADER: usize = 40;

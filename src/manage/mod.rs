@@ -13,6 +13,7 @@ pub mod host;
 pub mod limit;
 pub mod neighbour;
 mod random;
+mod refuse;
 pub mod run;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use limit::{Limit, Rate};
 use neighbour::{Claim, Neighbours, Step};
 pub use neighbour::{Neighbour, NeighbourState, Wanted};
 use random::Random;
+use refuse::Refusals;
 
 use crate::clock::Now;
 use crate::config::{Config, PortConfig};
@@ -43,6 +45,10 @@ const ANNOUNCED: u8 = 24;
 pub const ECHO_RATE: Rate = Rate { per_second: 1_000, burst: 250 };
 /// Answers to ARP, each port: a whole network may ask at once after a take-over.
 pub const ARP_RATE: Rate = Rate { per_second: 5_000, burst: 1_000 };
+/// TCP resets, each port. One costs no more than a ping, and who waits for it is a user.
+pub const RESET_RATE: Rate = Rate { per_second: 10_000, burst: 1_000 };
+/// ICMP errors, each kind and port: as many as the kernel sends in all.
+pub const ERROR_RATE: Rate = Rate { per_second: 1_000, burst: 250 };
 /// Our own questions, and our announcements: 64,000 reals are asked within 13 seconds, not in one breath.
 const QUESTION_RATE: Rate = Rate { per_second: 5_000, burst: 256 };
 const ANNOUNCEMENT_RATE: Rate = Rate { per_second: 2_500, burst: 128 };
@@ -63,6 +69,8 @@ pub struct ManageConfig {
     pub peers: Vec<Mac>,
     pub echo_rate: Rate,
     pub arp_rate: Rate,
+    pub reset_rate: Rate,
+    pub error_rate: Rate,
     /// For the jitter.
     pub seed: u64,
 }
@@ -73,6 +81,7 @@ pub struct ManagePort {
     pub name: String,
     pub mac: Mac,
     pub address: Ipv4Net,
+    pub mtu: u16,
 }
 
 impl ManageConfig {
@@ -84,8 +93,10 @@ impl ManageConfig {
             let port = config.ports.iter().position(|port| port.address.contains(address))?;
             Some(Wanted { port, address, mac })
         };
-        let manage_port =
-            |(port, mac): (&PortConfig, &Mac)| ManagePort { name: port.name.clone(), mac: *mac, address: port.address };
+        let manage_port = |(port, mac): (&PortConfig, &Mac)| {
+            let PortConfig { name, address, mtu, .. } = port;
+            ManagePort { name: name.clone(), mac: *mac, address: *address, mtu: *mtu }
+        };
         let gateways = config.ports.iter().enumerate();
         let gateways = gateways.filter_map(|(port, at)| Some(Wanted { port, address: at.gateway?, mac: None }));
         ManageConfig {
@@ -96,6 +107,8 @@ impl ManageConfig {
             peers: Vec::new(),
             echo_rate: ECHO_RATE,
             arp_rate: ARP_RATE,
+            reset_rate: RESET_RATE,
+            error_rate: ERROR_RATE,
             seed,
         }
     }
@@ -153,8 +166,10 @@ struct Port {
     elsewhere: Vec<Ipv4Net>,
     link: bool,
     announcer: Announcer,
+    mtu: u16,
     echo: Limit,
     arp: Limit,
+    refusals: Refusals,
 }
 
 /// A virtual address is held where its network is; one of no port's network is routed to us, and held everywhere.
@@ -187,7 +202,9 @@ impl Port {
             link: false,
             announcer,
             echo: Limit::new(config.echo_rate),
+            mtu: port.mtu,
             arp: Limit::new(config.arp_rate),
+            refusals: Refusals::new(config.reset_rate, config.error_rate),
         }
     }
 

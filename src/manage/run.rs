@@ -114,8 +114,8 @@ impl Snapshots {
     }
 
     /// The first one, by what `manager` knows. A checked configuration has a number for everything that is in it.
-    pub fn first(config: &Config, stations: &[Station], manager: &Manager) -> (Composer, Snapshot) {
-        let mut composer = Composer::new(config.limits, stations.to_vec());
+    pub fn first(config: &Config, stations: &[Station], workers: usize, manager: &Manager) -> (Composer, Snapshot) {
+        let mut composer = Composer::new(config.limits, stations.to_vec()).for_several_workers(workers > 1);
         let Composition { snapshot, .. } = composer.compose(1, config, &reach_of(manager));
         (composer, snapshot)
     }
@@ -318,12 +318,12 @@ impl<F: Frame> Management<F> {
         for Errand { handed, answer } in std::iter::from_fn(|| outbox.manage.pop()).take(BATCH) {
             taken += 1;
             let (port, frame) = (usize::from(handed.port), handed.frame);
-            if answer.is_some() {
-                continue;
-            }
             let Some(bytes) = untagged(&frame, self.vlan(port), &mut turn.buffer) else { continue };
             let length = bytes.len();
-            self.manager.handle(now, port, &turn.buffer[..length], &mut turn.out);
+            match answer {
+                None => self.manager.handle(now, port, bytes, &mut turn.out),
+                Some(answer) => self.manager.refuse(now, port, answer, bytes, &mut turn.out),
+            }
             self.carry_out(Some(length), turn);
         }
         for Handed { port, frame } in std::iter::from_fn(|| outbox.host.pop()).take(BATCH) {

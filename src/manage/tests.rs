@@ -2,6 +2,8 @@ use super::*;
 use etherparse::{ArpOperation, Icmpv4Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
+use crate::verdict::Answer;
+
 const OURS: Mac = Mac([2, 0, 0, 0, 0, 0x10]);
 const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x01]);
 const REAL_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
@@ -14,13 +16,20 @@ const NOW: Now = Now::from_secs(100);
 
 fn config() -> ManageConfig {
     ManageConfig {
-        ports: vec![ManagePort { name: "lan0".into(), mac: OURS, address: Ipv4Net { address: OWN, prefix: 24 } }],
+        ports: vec![ManagePort {
+            name: "lan0".into(),
+            mac: OURS,
+            address: Ipv4Net { address: OWN, prefix: 24 },
+            mtu: 1500,
+        }],
         virtual_addresses: vec![VIP],
         virtual_networks: Vec::new(),
         wanted: vec![Wanted { port: 0, address: REAL, mac: None }],
         peers: vec![],
         echo_rate: Rate { per_second: 1_000, burst: 10 },
         arp_rate: Rate { per_second: 1_000, burst: 20 },
+        reset_rate: Rate { per_second: 1_000, burst: 30 },
+        error_rate: Rate { per_second: 1_000, burst: 5 },
         seed: 1,
     }
 }
@@ -274,6 +283,106 @@ fn answers_are_limited() {
     assert_eq!(manager.stats().rate_limited, 170);
 }
 
+fn tcp_ack(port: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(CLIENT_MAC.0, OURS.0).ipv4(CLIENT.octets(), VIP.octets(), 64);
+    builder.tcp(port, 80, 1, 1024).ack(77).write(&mut frame, &[]).unwrap();
+    frame
+}
+
+/// 1,500 bytes that must not be cut.
+fn datagram(source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+    let mut ip = etherparse::Ipv4Header::new(0, 64, etherparse::IpNumber::UDP, source.octets(), destination.octets());
+    ip.as_mut().unwrap().dont_fragment = true;
+    let ip = etherparse::IpHeaders::Ipv4(ip.unwrap(), Default::default());
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(CLIENT_MAC.0, OURS.0).ip(ip).udp(1, 2).write(&mut frame, &[0; 1472]).unwrap();
+    frame
+}
+
+fn refuse(manager: &mut Manager, kind: Answer, frame: &[u8]) -> Vec<Out> {
+    let mut out = Vec::new();
+    manager.refuse(NOW, 0, kind, frame, &mut out);
+    out
+}
+
+/// What the judge reads in the only frame that was sent, in the virtual address's name.
+fn sent_answer(out: &[Out]) -> TransportSlice<'_> {
+    let [Out::Send { port: 0, frame }] = out else { panic!("not one frame: {out:?}") };
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(etherparse::LinkSlice::Ethernet2(link)) = &packet.link else { panic!("no Ethernet") };
+    assert_eq!((link.source(), link.destination()), (OURS.0, CLIENT_MAC.0));
+    let Some(NetSlice::Ipv4(ip)) = &packet.net else { panic!("no IPv4") };
+    assert_eq!((ip.header().source(), ip.header().destination()), (VIP.octets(), CLIENT.octets()));
+    packet.transport.unwrap()
+}
+
+#[test]
+fn senders_are_told_each_kind_is_limited_and_counted() {
+    let mut manager = manager();
+    let out = refuse(&mut manager, Answer::Reset, &tcp_ack(1000));
+    let TransportSlice::Tcp(tcp) = sent_answer(&out) else { panic!("no TCP") };
+    assert!(tcp.rst() && tcp.sequence_number() == 77 && tcp.destination_port() == 1000);
+    let datagram = datagram(CLIENT, VIP);
+    for (kind, expected) in
+        [(Answer::PortUnreachable, (3, 3)), (Answer::ClosedPort, (3, 3)), (Answer::TimeExceeded, (11, 0))]
+    {
+        let out = refuse(&mut manager, kind, &datagram);
+        let TransportSlice::Icmpv4(icmp) = sent_answer(&out) else { panic!("no ICMP") };
+        assert_eq!((icmp.type_u8(), icmp.code_u8()), expected);
+    }
+    for kind in [Answer::Reset, Answer::PortUnreachable, Answer::ClosedPort, Answer::TimeExceeded] {
+        let frame = if kind == Answer::Reset { tcp_ack(2000) } else { datagram.clone() };
+        (0..100).for_each(|_| drop(refuse(&mut manager, kind, &frame)));
+    }
+    let stats = manager.stats();
+    assert_eq!((stats.resets, stats.resets_limited), (30, 71));
+    assert_eq!((stats.port_unreachable, stats.port_unreachable_limited), (5, 197));
+    assert_eq!((stats.time_exceeded, stats.time_exceeded_limited), (5, 96));
+    assert_eq!((stats.ignored, stats.rate_limited, stats.fragmentation_needed), (0, 0, 0));
+    assert!(!handle(&mut manager, &ping(VIP)).is_empty(), "others have limits of their own");
+}
+
+#[test]
+fn fragmentation_needed_tells_the_mtu_of_the_port_that_leads_to_the_real() {
+    let narrow = ManagePort { mac: LIAR, mtu: 1280, ..config().ports[0].clone() };
+    let config = ManageConfig { ports: vec![config().ports[0].clone(), narrow], ..config() };
+    let mut manager = Manager::new(&config, NOW);
+    let frame = datagram(CLIENT, VIP);
+    let out = refuse(&mut manager, Answer::FragmentationNeeded { egress: 1 }, &frame);
+    let TransportSlice::Icmpv4(icmp) = sent_answer(&out) else { panic!("no ICMP") };
+    assert_eq!((icmp.type_u8(), icmp.code_u8(), icmp.bytes5to8()), (3, 4, [0, 0, 5, 0]));
+    for egress in [0, 2] {
+        assert_eq!(refuse(&mut manager, Answer::FragmentationNeeded { egress }, &frame), [], "it fits; no such port");
+    }
+    let stats = manager.stats();
+    assert_eq!((stats.fragmentation_needed, stats.fragmentation_needed_limited, stats.ignored), (1, 0, 2));
+}
+
+#[test]
+fn nobody_else_is_told_anything() {
+    let mut manager = manager();
+    let broadcast = Ipv4Addr::new(10, 9, 0, 255);
+    let mut frames: Vec<Vec<u8>> =
+        [(VIP, VIP), (OWN, VIP), (broadcast, VIP), (CLIENT, OWN), (CLIENT, broadcast), (Ipv4Addr::LOCALHOST, VIP)]
+            .map(|(source, destination)| datagram(source, destination))
+            .into();
+    for (at, mac) in [(0, REAL_MAC), (0, Mac::BROADCAST), (6, OURS), (6, Mac::BROADCAST), (6, Mac::ZERO)] {
+        let mut frame = datagram(CLIENT, VIP);
+        frame[at..at + 6].copy_from_slice(&mac.0);
+        frames.push(frame);
+    }
+    frames.extend([vec![], vec![0; 13], datagram(CLIENT, VIP)[..40].to_vec(), question(CLIENT, VIP)]);
+    for frame in &frames {
+        for kind in [Answer::PortUnreachable, Answer::TimeExceeded, Answer::Reset] {
+            assert_eq!(refuse(&mut manager, kind, frame), [], "{frame:02x?}");
+        }
+    }
+    let mut out = Vec::new();
+    manager.refuse(NOW, 7, Answer::TimeExceeded, &datagram(CLIENT, VIP), &mut out);
+    assert_eq!((out, manager.stats().ignored), (vec![], frames.len() as u64 * 3 + 1));
+}
+
 #[test]
 fn link_up_announces_and_asks_in_the_ports_name() {
     let mut manager = manager();
@@ -345,6 +454,7 @@ fn ten_thousand_addresses_and_reals_are_spoken_of_at_a_bounded_pace() {
         name: "lan0".into(),
         mac: OURS,
         address: Ipv4Net { address: Ipv4Addr::new(10, 0, 255, 254), prefix: 8 },
+        mtu: 1500,
     };
     let wanted = addresses(2).map(|address| Wanted { port: 0, address, mac: None }).collect();
     let config = ManageConfig { ports: vec![port], virtual_addresses: addresses(1).collect(), wanted, ..config() };
@@ -369,6 +479,7 @@ fn a_virtual_address_is_held_where_its_network_is() {
         name: "lan1".into(),
         mac: Mac([2, 0, 0, 0, 1, 0x10]),
         address: Ipv4Net { address: Ipv4Addr::new(10, 8, 0, 10), prefix: 24 },
+        mtu: 9000,
     };
     let routed = Ipv4Addr::new(192, 0, 2, 1);
     let config = ManageConfig {
@@ -453,7 +564,10 @@ fn the_configuration_says_whom_to_know() {
     let want = |port, address: &str, mac| Wanted { port, address: address.parse().unwrap(), mac };
     let wanted = [want(0, "10.9.0.11", None), want(1, "10.8.0.12", Some(REAL_MAC)), want(1, "10.8.0.1", None)];
     assert_eq!(manage.wanted, wanted);
-    assert_eq!(manage.ports[1], ManagePort { name: "b".into(), mac: LIAR, address: "10.8.0.10/24".parse().unwrap() });
+    assert_eq!(
+        manage.ports[1],
+        ManagePort { name: "b".into(), mac: LIAR, address: "10.8.0.10/24".parse().unwrap(), mtu: 1500 }
+    );
     manage.virtual_addresses.sort();
     let small_networks = [VIP, [10, 9, 0, 101].into(), [10, 9, 0, 112].into(), [10, 9, 0, 113].into()];
     assert_eq!(manage.virtual_addresses, small_networks, "and what rules have as their one destination");

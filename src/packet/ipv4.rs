@@ -2,11 +2,17 @@
 
 use std::net::Ipv4Addr;
 
-use super::checksum::{checksum, is_right};
+use super::checksum::{checksum, fold, is_right, sum};
 use crate::verdict::DropReason;
 
 pub const MIN_HEADER: usize = 20;
+/// In the sixth byte of the header.
+pub const DONT_FRAGMENT: u8 = 0x40;
+/// In the seventh and eighth byte.
+pub const OFFSET: u16 = 0x1fff;
 const TTL: usize = 8;
+/// What our own packets start with.
+const OWN_TTL: u8 = 64;
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
@@ -78,6 +84,41 @@ pub fn decrement_ttl(packet: &mut [u8]) {
     let sum = (word >> 16) + 1;
     let sum = sum + u32::from(sum >= 0xffff);
     *bytes = ((word & 0xffff).wrapping_sub(1) | sum << 16).to_le_bytes();
+}
+
+/// A header for a packet of our own, without options and in one piece.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    pub tos: u8,
+    pub id: [u8; 2],
+    pub dont_fragment: bool,
+    pub protocol: u8,
+    pub source: Ipv4Addr,
+    pub destination: Ipv4Addr,
+}
+
+/// Appends a header for a payload of so many bytes.
+pub fn write_header(into: &mut Vec<u8>, header: Header, payload: usize) {
+    let start = into.len();
+    into.extend_from_slice(&[0x45, header.tos]);
+    into.extend_from_slice(&((MIN_HEADER + payload) as u16).to_be_bytes());
+    into.extend_from_slice(&header.id);
+    into.extend_from_slice(&[if header.dont_fragment { DONT_FRAGMENT } else { 0 }, 0, OWN_TTL, header.protocol, 0, 0]);
+    into.extend_from_slice(&header.source.octets());
+    into.extend_from_slice(&header.destination.octets());
+    let sum = checksum(&into[start..]);
+    into[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Whether the checksum of TCP or UDP, in `segment`, is right.
+pub fn segment_is_right(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, segment: &[u8]) -> bool {
+    segment_checksum(source, destination, protocol, segment) == 0
+}
+
+/// The checksum over a segment of TCP or UDP and its pseudo header.
+pub fn segment_checksum(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, segment: &[u8]) -> u16 {
+    let addresses = sum(&source.octets()) + sum(&destination.octets());
+    !fold(addresses + u64::from(protocol) + segment.len() as u64 + sum(segment))
 }
 
 /// Whether one host can have this address, and so send from it: not a network's own words (0/8), loopback, groups or

@@ -2,10 +2,12 @@
 //! Contract: once `parse` has said yes, no accessor panics.
 
 pub mod addr;
+pub mod answer;
 pub mod arp;
 pub mod checksum;
 pub mod ethernet;
 pub mod frame;
+pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 pub mod plain;

@@ -53,6 +53,7 @@ pub struct Composer {
     stations: Vec<Station>,
     timeouts: Timeouts,
     configured: u64,
+    several_workers: bool,
     matches: Vec<MatchRule>,
     /// By their numbers' index.
     placed: Vec<Option<Placed>>,
@@ -72,6 +73,7 @@ impl Composer {
             stations,
             timeouts: Timeouts::default(),
             configured: 0,
+            several_workers: false,
             matches: Vec::new(),
             placed: Vec::new(),
             reals: Vec::new(),
@@ -80,6 +82,12 @@ impl Composer {
             by_address: HashMap::new(),
             tables: HashMap::new(),
         }
+    }
+
+    /// More than one worker will use the snapshots.
+    pub fn for_several_workers(mut self, several: bool) -> Composer {
+        self.several_workers = several;
+        self
     }
 
     /// Whose numbers are whose.
@@ -234,17 +242,32 @@ impl Composer {
             self.placed.resize_with(id.index() + 1, || None);
         }
         let before = self.placed[id.index()].take().map(|placed| placed.service);
-        turn.services_changed |= before.is_none();
+        let was_persistent = before.as_ref().map(|before| before.settings.persistence.is_some());
+        turn.services_changed |= was_persistent != Some(plan.settings.persistence.is_some());
+        let edits = before.as_deref().map_or(0, |before| self.edits(before, plan));
         self.remove_reals(before.as_deref(), plan, id);
         let waiting = turn.waiting.len();
         let mut reals: Vec<RealId> = plan.reals.iter().filter_map(|real| self.place_real(real, id, turn)).collect();
         reals.reverse();
         let ServicePlan { takes, scheduler, settings, .. } = *plan;
-        let edits = before.map_or(0, |before| before.roster.edits().wrapping_add(1));
         let roster = self.roster(&reals, takes, scheduler, edits);
         let service = Service { id, takes, scheduler, settings, reals: reals.into(), roster };
         self.placed[id.index()] = Some(Placed { config: None, service: Arc::new(service) });
         turn.waiting.len() == waiting
+    }
+
+    /// How often a service's list was edited, with this time. What changes only how it is scheduled is no edit of its
+    /// list; an edit that changes nothing at all is one, of a real.
+    fn edits(&self, before: &Service, plan: &ServicePlan) -> u32 {
+        let reals = Reals { ids: &before.reals, all: &self.reals };
+        let is_same = |(real, plan): (&Real, &RealPlan)| {
+            (real.address, real.port, real.weight, real.upper, real.lower)
+                == (plan.address, plan.port, plan.weight, plan.upper, plan.lower)
+        };
+        let of_reals = (before.scheduler, before.settings) == (plan.scheduler, plan.settings)
+            || reals.len() != plan.reals.len()
+            || !reals.iter().zip(plan.reals.iter().rev()).all(is_same);
+        before.roster.edits().wrapping_add(u32::from(of_reals))
     }
 
     /// Lets go of the reals that are planned no longer.
@@ -378,7 +401,12 @@ impl Composer {
         let services = self.placed.iter().flatten();
         let services: Vec<(Takes, ServiceId)> =
             services.map(|placed| (placed.service.takes, placed.service.id)).collect();
-        let (rules, hot) = Rules::build(&services, &self.matches);
+        let is_persistent = |id: ServiceId| {
+            let placed = self.placed.get(id.index()).and_then(Option::as_ref);
+            placed.is_some_and(|placed| placed.service.settings.persistence.is_some())
+        };
+        // Several workers look closer at these: the client's template is on one of them.
+        let (rules, hot) = Rules::build(&services, &self.matches, |id| self.several_workers && is_persistent(id));
         self.lookup = ServiceLookup::build(hot.into_iter());
         self.rules = Arc::new(rules);
     }

@@ -102,7 +102,12 @@ impl Places {
 
 impl Rules {
     /// Divides the services: those that no rule can touch are left for the hot table, and returned.
-    pub fn build(services: &[(Takes, ServiceId)], rules: &[MatchRule]) -> (Rules, Vec<(IpAddr, u16, u8, ServiceId)>) {
+    /// `apart` says which of them have to be here all the same.
+    pub fn build(
+        services: &[(Takes, ServiceId)],
+        rules: &[MatchRule],
+        apart: impl Fn(ServiceId) -> bool,
+    ) -> (Rules, Vec<(IpAddr, u16, u8, ServiceId)>) {
         let marked: HashMap<u32, ServiceId> = services
             .iter()
             .filter_map(|(takes, id)| match takes {
@@ -116,7 +121,9 @@ impl Rules {
         let mut cold = Vec::new();
         for (takes, id) in services {
             match takes.as_exact() {
-                Some((protocol, address, port)) if !marks.iter().any(|(rule, _)| touches(rule, *takes)) => {
+                Some((protocol, address, port))
+                    if !apart(*id) && !marks.iter().any(|(rule, _)| touches(rule, *takes)) =>
+                {
                     hot.push((address, port, protocol.number(), *id));
                 }
                 exact => cold.push((*takes, Found { service: *id, wide: exact.is_none() })),

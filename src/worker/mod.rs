@@ -13,8 +13,7 @@ use arrayvec::ArrayVec;
 use crate::clock::Now;
 use crate::config::Idle;
 use crate::counters::{Counter, Ledger};
-use crate::director::Director;
-use crate::flow::Owners;
+use crate::director::{Director, Sharing};
 use crate::packet::port::MAX_PORTS;
 use crate::packet::{Burst, Frame, Queue};
 use crate::service::Snapshot;
@@ -85,8 +84,8 @@ impl<Q: Queue> Worker<Q> {
     }
 
     /// From now on, flows that other workers own go to them, and theirs come from wherever they arrived.
-    pub fn share(&mut self, owners: Owners, links: Links<Q::Frame>) {
-        self.director.share(owners);
+    pub fn share(&mut self, sharing: Sharing, links: Links<Q::Frame>) {
+        self.director.share(sharing);
         self.links = links;
     }
 

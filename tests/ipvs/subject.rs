@@ -4,17 +4,21 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use drover::clock::Now;
-use drover::config::{Protocol, Scheduler, Settings, Takes};
+use drover::config::{self, Config, edit};
 use drover::counters::Ledger;
 use drover::director::{Director, Tables};
 use drover::flow::{FlowTable, WideTable};
 use drover::packet::Burst;
-use drover::service::{Reach, RealPlan, ServicePlan, Snapshot, Station};
+use drover::service::{Composer, Reach, Snapshot, Station};
 use drover::sim::SimFrame;
 use drover::verdict::Verdict;
 
+use super::listing::Known;
 use super::packet::{self, DIRECTOR, real_mac};
-use super::scenario::{Capability, Edit, Key, PAUSE, Step, real_address};
+use super::scenario::{
+    Capability, Edit, Key, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, PAUSE, RealSpec, ServiceSpec, Step,
+    Sysctl, VIPS, mask_bits, real_address,
+};
 
 pub trait Subject {
     /// Answers each step in turn; what went before is forgotten.
@@ -29,62 +33,59 @@ impl Pure {
     pub fn can(capability: Capability) -> bool {
         use Capability::*;
         match capability {
-            Edits | Reuse | UsedUp | Schedulers | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts
-            | Sysctls | Listings | Echo | ErrorsIn | Resets | ErrorsOut => false,
+            Sysctls | Echo | ErrorsIn | Resets | ErrorsOut => false,
+            Edits | Reuse | UsedUp | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts | Schedulers
+            | Listings => true,
         }
     }
 }
 
 impl Subject for Pure {
     fn run(&mut self, steps: &[Step]) -> Vec<Vec<String>> {
-        let mut course = Course::begin(steps);
+        let mut course = Course::begin();
         steps.iter().map(|step| course.take(step)).collect()
     }
 }
 
 /// One run of the director.
 struct Course {
+    config: Config,
+    composer: Composer,
+    epoch: u64,
     snapshot: Snapshot,
     director: Director,
+    ledger: Arc<Ledger>,
     now: Now,
+    paused: bool,
+    /// What the kernel has as sysctls and the director as settings of a service.
+    expire_nodest_conn: bool,
+    services: Vec<ServiceSpec>,
 }
 
 impl Course {
-    /// The edits before the first packet are the configuration.
-    fn begin(steps: &[Step]) -> Course {
-        let edits = steps.iter().map_while(|step| if let Step::Edit(edit) = step { Some(edit) } else { None });
-        let mut plans: Vec<(Key, ServicePlan)> = Vec::new();
-        for edit in edits {
-            match edit {
-                Edit::AddService(service) => plans.push((service.key, plan(service.key, &service.scheduler))),
-                Edit::AddReal(key, real) => {
-                    let reach = Reach::At(real_mac(real.number));
-                    let address = real_address(real.number).into();
-                    let of = plans.iter_mut().find(|(of, _)| of == key).expect("the service of the real");
-                    let weight = u16::try_from(real.weight).expect("a weight of 16 bits");
-                    of.1.reals.push(RealPlan {
-                        address,
-                        port: key.port(),
-                        weight,
-                        upper: 0,
-                        lower: 0,
-                        egress: 0,
-                        reach,
-                    });
-                }
-                other => panic!("not yet: {other}"),
-            }
-        }
-        let network = "10.9.0.10/24".parse().unwrap();
+    fn begin() -> Course {
+        let config = config::parse(&file(), "conformance").unwrap_or_else(|errors| panic!("{errors}"));
+        let network = config.ports[0].address;
         let station = Station { mac: DIRECTOR, network, vlan: None, mtu: 1500 };
-        let plans: Vec<ServicePlan> = plans.into_iter().map(|(_, plan)| plan).collect();
-        let snapshot = Snapshot::lay_out(1, vec![station], &plans);
-        let ledger = Arc::new(Ledger::new(snapshot.services.len(), snapshot.reals.len()));
+        let mut composer = Composer::new(config.limits, vec![station]);
+        let snapshot = composer.compose(1, &config, &reach).snapshot;
+        let ledger = Arc::new(Ledger::new(config.limits.services, config.limits.reals));
         let narrow = FlowTable::new(4096, false, [0x2b7e_1516_28ae_d2a6, 0xabf7_1588_09cf_4f3c]).unwrap();
+        let wide = WideTable::new(4096, false, [0x4528_21e6_38d0_1377, 0xbe54_66cf_34e9_0c6c]).unwrap();
         let half_open = narrow.slots();
-        let wide = WideTable::new(4096, false, [0x452821e638d01377, 0xbe5466cf34e90c6c]).unwrap();
-        let director = Director::new(Tables { narrow, wide }, half_open, &snapshot, 0, ledger);
-        Course { snapshot, director, now: Now::from_secs(PAUSE) }
+        let director = Director::new(Tables { narrow, wide }, half_open, &snapshot, 0, ledger.clone());
+        Course {
+            config,
+            composer,
+            epoch: 1,
+            snapshot,
+            director,
+            ledger,
+            now: Now::from_secs(PAUSE),
+            paused: false,
+            expire_nodest_conn: false,
+            services: Vec::new(),
+        }
     }
 
     fn take(&mut self, step: &Step) -> Vec<String> {
@@ -92,10 +93,13 @@ impl Course {
             Step::Packet(packet) => vec![self.packet(packet.frame())],
             Step::Pause => {
                 self.now = Now::from_secs((self.now.0 / 1_000_000_000 / PAUSE + 1) * PAUSE);
+                // The worker sweeps all the time, and comes round in ten seconds.
+                self.paused = true;
+                self.director.sweep(self.now, &self.snapshot, usize::MAX);
                 Vec::new()
             }
-            Step::Edit(_) => Vec::new(),
-            Step::List(_) => panic!("not yet: {step}"),
+            Step::Edit(edit) => self.edit(edit),
+            Step::List(listing) => self.list(*listing),
         }
     }
 
@@ -108,23 +112,120 @@ impl Course {
             Verdict::Drop(_) => "drop".into(),
             Verdict::Host => "host".into(),
             Verdict::Manage => "manage".into(),
-            Verdict::Answer(answer) => format!("{answer:?}"),
+            Verdict::Answer(_) => "drop".into(),
             Verdict::Hand { worker } => format!("worker {worker}"),
+        }
+    }
+
+    fn list(&mut self, listing: Listing) -> Vec<String> {
+        let known = Known {
+            config: &self.config,
+            registry: self.composer.registry(),
+            ledger: &self.ledger,
+            flows: self.director.flows(),
+            wide: self.director.wide_flows(),
+            templates: self.director.templates(),
+            tick: self.now.tick(),
+            paused: self.paused,
+        };
+        match listing {
+            Listing::Services => known.services(),
+            Listing::Connections => known.connections(),
+            Listing::Stats => known.stats(),
+        }
+    }
+
+    /// Each edit is an epoch of its own.
+    fn edit(&mut self, edit: &Edit) -> Vec<String> {
+        match edit {
+            Edit::AddService(service) => self.services.push(service.clone()),
+            Edit::ChangeService(service) => {
+                let there = self.services.iter_mut().find(|there| there.key == service.key);
+                there.into_iter().for_each(|there| *there = service.clone());
+            }
+            Edit::DeleteService(key) => self.services.retain(|service| service.key != *key),
+            Edit::Sysctl(Sysctl::ExpireNodestConn, on) => {
+                self.expire_nodest_conn = *on;
+                let services: Vec<_> = self.services.iter().map(|service| self.service_words(service)).collect();
+                return services.into_iter().flat_map(|words| self.apply(&edit::Edit::EditService(words))).collect();
+            }
+            _ => (),
+        }
+        let edit = match edit {
+            Edit::AddService(service) => edit::Edit::AddService(self.service_words(service)),
+            Edit::ChangeService(service) => edit::Edit::EditService(self.service_words(service)),
+            Edit::DeleteService(key) => edit::Edit::DeleteService(key_words(*key)),
+            Edit::AddReal(key, real) => edit::Edit::AddReal(key_words(*key), real_words(*real)),
+            Edit::ChangeReal(key, real) => edit::Edit::EditReal(key_words(*key), real_words(*real)),
+            Edit::DeleteReal(key, number) => {
+                let address = real_address(*number).to_string();
+                edit::Edit::DeleteReal(key_words(*key), edit::RealWords { address, ..edit::RealWords::default() })
+            }
+            Edit::Timeouts(tcp, tcp_fin, udp) => {
+                let seconds = |seconds: u32| (seconds > 0).then_some(seconds.into());
+                edit::Edit::SetTimeouts { tcp: seconds(*tcp), tcp_fin: seconds(*tcp_fin), udp: seconds(*udp) }
+            }
+            Edit::Sysctl(..) => panic!("not yet: {edit}"),
+        };
+        self.apply(&edit)
+    }
+
+    fn apply(&mut self, edit: &edit::Edit) -> Vec<String> {
+        if let Err(mistakes) = edit::apply(&mut self.config, edit) {
+            return mistakes.iter().map(|mistake| format!("refused: {mistake}")).collect();
+        }
+        self.epoch += 1;
+        self.snapshot = self.composer.compose(self.epoch, &self.config, &reach).snapshot;
+        self.director.adopt(self.now, &self.snapshot);
+        Vec::new()
+    }
+
+    fn service_words(&self, service: &ServiceSpec) -> edit::ServiceWords {
+        edit::ServiceWords {
+            scheduler: Some(service.scheduler.clone()),
+            flags: Some(service.flags.clone()).filter(|flags| !flags.is_empty()),
+            persistent: service.persistent.map(i64::from),
+            netmask: service.persistent.map(|_| Ipv4Addr::from_bits(mask_bits(service.mask)).to_string()),
+            one_packet: service.one_packet,
+            on_removed: Some(if self.expire_nodest_conn { "reset" } else { "drop" }.into()),
+            on_miss: Some("reset".into()),
+            ..key_words(service.key)
         }
     }
 }
 
-fn plan(key: Key, scheduler: &str) -> ServicePlan {
-    let (protocol, address, port) = match key {
-        Key::Tcp(address, port) => (Protocol::Tcp, address, port),
-        Key::Udp(address, port) => (Protocol::Udp, address, port),
-        Key::Mark(_) => (Protocol::Tcp, Ipv4Addr::UNSPECIFIED, 0),
-    };
-    let scheduler = match scheduler {
-        "rr" => Scheduler::RoundRobin,
-        "wrr" => Scheduler::WeightedRoundRobin,
-        other => panic!("not yet: {other}"),
-    };
-    let takes = Takes::exact(protocol, address, port);
-    ServicePlan { takes, scheduler, settings: Settings::default(), reals: Vec::new() }
+/// The director's wire, and what the kernel's iptables mark.
+fn file() -> String {
+    let (network, ports) = (MARK_OF_NETWORK, MARK_OF_PORTS);
+    format!(
+        "[[port]]\nname = \"lan\"\ntap = \"dtap0\"\naddress = \"10.9.0.10/24\"\n\
+         [[match]]\nmark = {network}\ndestination = \"10.9.1.0/24\"\n\
+         [[match]]\nmark = {ports}\ndestination = \"{}\"\nports = \"{MARKED_PORT}-{}\"\n",
+        VIPS[1],
+        MARKED_PORT + 9
+    )
+}
+
+/// All reals answer at once.
+fn reach(_: usize, address: Ipv4Addr) -> Reach {
+    Reach::At(real_mac(address.octets()[3] - 10))
+}
+
+fn key_words(key: Key) -> edit::ServiceWords {
+    let words = edit::ServiceWords::default();
+    match key {
+        Key::Tcp(address, port) => edit::ServiceWords { tcp: Some(format!("{address}:{port}")), ..words },
+        Key::Udp(address, port) => edit::ServiceWords { udp: Some(format!("{address}:{port}")), ..words },
+        Key::Mark(mark) => edit::ServiceWords { mark: Some(mark.into()), ..words },
+    }
+}
+
+fn real_words(real: RealSpec) -> edit::RealWords {
+    edit::RealWords {
+        address: real_address(real.number).to_string(),
+        weight: Some(real.weight.into()),
+        upper: Some(real.upper.into()),
+        lower: Some(real.lower.into()),
+        mac: None,
+    }
 }
