@@ -643,6 +643,22 @@ fn the_arithmetic_is_that_of_the_table() {
 }
 
 #[test]
+fn the_wide_table_is_as_large_as_somebody_needs_it() {
+    let port = "[[port]]\ntap = \"dtap0\"\naddress = \"10.9.0.10/24\"\n";
+    let wide = |flows: &str, service: &str| {
+        let text = format!("[flows]\n{flows}\n{port}{service}");
+        config::parse(&text, "x.toml").map(|config| config.flows.wide_per_worker).map_err(|errors| errors.to_string())
+    };
+    let (exact, range) = ("[[service]]\ntcp = \"10.9.0.100:80\"", "[[service]]\ntcp = \"10.9.0.100:80-89\"");
+    assert_eq!([wide("", exact), wide("", range)], [Ok(1024), Ok(125_000)]);
+    assert_eq!(wide("", "[[service]]\nmark = 7"), Ok(125_000));
+    assert_eq!(wide("per_worker = 5000", range), Ok(1024));
+    assert_eq!(wide("wide_per_worker = 3000", exact), Ok(3000));
+    let said = wide("wide_per_worker = 1000", exact).unwrap_err();
+    assert_eq!(said, "x.toml:2:19: flows.wide_per_worker: 1000 is not allowed: 1024 to 1073741824");
+}
+
+#[test]
 fn the_laboratorys_file_means_what_it_says() {
     let config = config::load(Path::new("conf/lab.toml")).unwrap();
     assert_eq!((config.hugepages, config.memory_mb, config.idle), (false, 128, Idle::Wait));

@@ -18,7 +18,7 @@ use drover::control::desk::{Desk, PortFacts, WorkerFacts};
 use drover::control::server::Server;
 use drover::control::wire::*;
 use drover::counters::Ledger;
-use drover::director::{Director, Tables};
+use drover::director::{Director, Sharing, Tables};
 use drover::flow::{FlowTable, Owners, WideTable};
 use drover::manage::run::{Management, PortView, Snapshots};
 use drover::manage::{ManageConfig, Manager};
@@ -102,7 +102,7 @@ impl Live {
         let port = &config.ports[0];
         let station = Station { mac: DIRECTOR, network: port.address, vlan: None, mtu: port.mtu };
         let manager = Manager::new(&ManageConfig::new(&config, &[DIRECTOR], 7), clock());
-        let (composer, first) = Snapshots::first(&config, std::slice::from_ref(&station), &manager);
+        let (composer, first) = Snapshots::first(&config, std::slice::from_ref(&station), WORKERS, &manager);
         let (publisher, readers) = epoch::publish(first, WORKERS);
         let mut live = Live {
             server: None,
@@ -166,10 +166,14 @@ impl Live {
             let wide = WideTable::new(flows.wide_per_worker, false, secret).unwrap();
             let (ledger, inbox) = (self.ledgers[id].clone(), self.inboxes[id].clone());
             let tables = Tables { narrow, wide };
-            let director = Director::new(tables, flows.half_open, reader.read(), id, ledger.clone());
+            let mut director = Director::new(tables, flows.half_open, reader.read(), id, ledger.clone());
+            let mut peers = self.ledgers.clone();
+            peers.remove(id);
+            director.set_peers(peers);
             let (wire, outbox) = (self.wires[id].clone(), self.outbox.clone());
             let mut worker = Worker::new(vec![wire], director, reader, ledger, inbox, outbox);
-            worker.share(Owners::new(id as u8, WORKERS as u8, [3, 4]), links.next().unwrap());
+            let owners = Owners::new(id as u8, WORKERS as u8, [3, 4]);
+            worker.share(Sharing { owners, all: true }, links.next().unwrap());
             let stop = self.stop.clone();
             self.threads.push(thread::spawn(move || worker::run(worker, Idle::Wait, &[], clock, &stop)));
         }
