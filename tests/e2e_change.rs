@@ -6,6 +6,7 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::thread;
+use std::time::Duration;
 
 use drover::control::wire::{RealState, ServiceEntry};
 use drover::lab::director::CONFIGURATION;
@@ -41,12 +42,14 @@ fn reals_come_and_go_while_requests_run() {
     // What the file says is not what is in force from here on.
     real(&bench, "delete", &["10.9.0.13"]);
     let before = bench.lab.stats().unwrap();
-    let outcome = thread::scope(|scope| {
-        let requests = scope.spawn(|| run::requests(&bench.lab, 4000).unwrap());
-        for _ in 0..5 {
+    let (outcome, rounds) = thread::scope(|scope| {
+        let requests = scope.spawn(|| run::requests(&bench.lab, 6000).unwrap());
+        let mut rounds = 0;
+        while !requests.is_finished() {
             let said = real(&bench, "add", &["10.9.0.13", "--weight", "3"]);
             assert!(said.ends_with("is in force on all workers\n"), "{said}");
             resolved(&bench, "10.9.0.100:80", 3);
+            thread::sleep(Duration::from_millis(50));
             real(&bench, "edit", &["10.9.0.13", "-w", "0"]);
             // Drained: what is under way comes to its end first.
             until("its last connection to end", || {
@@ -56,9 +59,11 @@ fn reals_come_and_go_while_requests_run() {
             });
             real(&bench, "delete", &["10.9.0.13"]);
             resolved(&bench, "10.9.0.100:80", 2);
+            rounds += 1;
         }
-        requests.join().unwrap()
+        (requests.join().unwrap(), rounds)
     });
+    assert!(rounds >= 3 && outcome.served["real3"] > 50, "{rounds} rounds, {outcome:?}");
     assert_eq!(outcome.failed, 0, "{outcome:?}\n{}", bench.log());
     let dropped = run::dropped_between(&before, &bench.lab.stats().unwrap());
     let named: BTreeMap<_, _> = dropped.into_iter().filter(|(name, _)| name != "not_our_mac").collect();

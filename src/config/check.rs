@@ -104,8 +104,7 @@ fn flows(raw: &RawConfig, services: &[Arc<ServiceConfig>], mistakes: &mut Mistak
     let quarter = per_worker / 4;
     let half_open = number(&raw.flows_half_open, "flows.half_open", 0..=per_worker as i64, quarter as i64, mistakes);
     const ALLOWED: RangeInclusive<i64> = FlowsConfig::LEAST as i64..=FlowsConfig::MOST as i64;
-    let wanted = services.iter().any(|service| service.takes.as_exact().is_none());
-    let wide = if wanted { (per_worker / 8).max(FlowsConfig::LEAST) } else { FlowsConfig::LEAST };
+    let wide = FlowsConfig::wide_for(per_worker, services);
     let wide = number(&raw.flows_wide, "flows.wide_per_worker", ALLOWED, wide as i64, mistakes);
     FlowsConfig { per_worker, half_open: half_open as usize, wide_per_worker: wide as usize }
 }

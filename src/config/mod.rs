@@ -246,6 +246,12 @@ impl FlowsConfig {
         FlowsConfig::narrow_bytes(self.per_worker) + ((self.wide_per_worker as u64).div_ceil(3) + 16) * 128
     }
 
+    /// Room in the wide table that nobody said anything of: only who needs it pays for it.
+    pub fn wide_for(per_worker: usize, services: &[Arc<ServiceConfig>]) -> usize {
+        let needed = services.iter().any(|service| service.takes.as_exact().is_none());
+        if needed { (per_worker / 8).max(FlowsConfig::LEAST) } else { FlowsConfig::LEAST }
+    }
+
     pub const fn narrow_bytes(connections: usize) -> u64 {
         ((connections as u64).div_ceil(3) + 16) * 64
     }

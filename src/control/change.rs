@@ -57,6 +57,7 @@ impl<F: Send> Desk<F> {
         let _turn = turn.ok_or("other changes are being made; try again")?;
         let running = self.running()?;
         let Planned { changes, mut notes } = plan(&running)?;
+        notes.extend(edit::remarks(&running, &changes));
         let lines = changes.iter().map(ToString::to_string).collect();
         let changed = |notes, Published { epoch, behind, .. }| {
             Ok(Answer::Changed(Changed { dry_run, changes: lines, notes, epoch, workers_behind: behind }))
@@ -65,15 +66,15 @@ impl<F: Send> Desk<F> {
             return changed(notes, Published { epoch: self.view()?.epoch, behind: 0, waiting: Vec::new() });
         }
         let mut wanted = Config::clone(&running);
-        changes.iter().for_each(|change| edit::make(&mut wanted, change));
+        edit::make_all(&mut wanted, &changes);
         let (answer, published) = bounded(1);
         self.call(Call::Publish { base: running, config: Arc::new(wanted), answer })?;
         let gone = |_| "the management core does not answer: `drover config show` says whether the change was made";
         // It waits for the workers as long as we are patient, and then says who is late.
         let published = published.recv_timeout(PATIENCE + PATIENCE).map_err(gone)??;
         notes.extend(published.waiting.iter().map(|waits| format!("{waits}; it comes by itself then")));
-        for change in &lines_of(&changes) {
-            log::info!("epoch {}: {change}", published.epoch);
+        for line in told_of(&changes) {
+            log::info!("epoch {}: {line}", published.epoch);
         }
         changed(notes, published)
     }
@@ -84,7 +85,7 @@ impl<F: Send> Desk<F> {
 }
 
 /// A large reload is not told line by line.
-fn lines_of(changes: &[Change]) -> Vec<String> {
+fn told_of(changes: &[Change]) -> Vec<String> {
     const MOST: usize = 32;
     let mut lines: Vec<String> = changes.iter().take(MOST).map(ToString::to_string).collect();
     if changes.len() > MOST {

@@ -1,7 +1,7 @@
 //! A file that is read again while the director runs: what of it can change now, what only at a start, and what not.
 
 use super::super::error::{Mistake, Mistakes};
-use super::super::{Config, Limits};
+use super::super::{Config, FlowsConfig, Limits};
 use super::{Change, plan};
 
 /// What a file that was read again asks of a running director.
@@ -36,6 +36,13 @@ pub fn reload(running: &Config, file: &Config) -> Result<Reload, Vec<Mistake>> {
     Ok(Reload { changes: plan(running, file), notes: notes(running, file) })
 }
 
+/// Room in the wide table that follows from the services is remarked on where they are added.
+fn flows_have_changed(running: &Config, file: &Config) -> bool {
+    let by_default = file.flows.wide_per_worker == FlowsConfig::wide_for(file.flows.per_worker, &file.services);
+    let wide = if by_default { running.flows.wide_per_worker } else { file.flows.wide_per_worker };
+    running.flows != FlowsConfig { wide_per_worker: wide, ..file.flows.clone() }
+}
+
 fn notes(running: &Config, file: &Config) -> Vec<String> {
     let reals = file.services.iter().map(|service| service.reals.len()).sum();
     let default = Limits::for_file(file.services.len(), reals);
@@ -46,7 +53,7 @@ fn notes(running: &Config, file: &Config) -> Vec<String> {
         ("hugepages", running.hugepages != file.hugepages),
         ("memory_mb", running.memory_mb != file.memory_mb),
         ("idle", running.idle != file.idle),
-        ("[flows]", running.flows != file.flows),
+        ("[flows]", flows_have_changed(running, file)),
         ("[control]", running.control != file.control),
         ("max_services", limit(running.limits.services, file.limits.services, default.services)),
         ("max_reals", limit(running.limits.reals, file.limits.reals, default.reals)),
