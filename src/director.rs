@@ -16,10 +16,11 @@ use crate::clock::Now;
 use crate::config::{OnMiss, OnRemoved};
 use crate::counters::Ledger;
 use crate::flow::{
-    ClientKey, Event, FlowKey, FlowState, FlowTable, Hint, Lanes, Owners, Pin, Slot, Table, TemplateKey, Templates,
-    WideKey, WideTable, Work,
+    ClientKey, Event, FlowKey, FlowState, FlowTable, Hint, Lanes, NicSpread, Owners, Pin, Slot, Table, TemplateKey,
+    Templates, WideKey, WideTable, Work,
 };
 use crate::forward::dr;
+use crate::packet::icmp::Quoted;
 use crate::packet::plain::Gate;
 use crate::packet::{BURST, Burst, Frame, ethernet, ipv4, ipv6};
 use crate::service::{Real, RealId, Service, Snapshot, Station};
@@ -56,11 +57,13 @@ pub struct Director {
 }
 
 /// Which flows are for other workers to decide.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Sharing {
     pub owners: Owners,
     /// All that others own; else those of persistent services alone: a client's template is on one worker.
     pub all: bool,
+    /// How the NIC spreads what is not shared out like that: an ICMP error goes where its flow is.
+    pub nic: Option<NicSpread>,
 }
 
 /// Until the second look at it.
@@ -102,25 +105,24 @@ impl<F: Frame> Work for Decision<'_, F> {
     fn run<L: Lanes>(self, lanes: L) {
         let Decision { director, now, station, snapshot, frames, verdicts } = self;
         let (mut narrow, mut wide) = (director.narrow_room.empty(), director.wide_room.empty());
-        let (flows, wide_flows, sharing) = (&director.flows, &director.wide, director.sharing);
+        let (flows, wide_flows, sharing) = (&director.flows, &director.wide, director.sharing.as_ref());
         let owners = sharing.filter(|sharing| sharing.all).map(|sharing| sharing.owners);
         let gates = [ethernet::IPV4, ethernet::IPV6].map(|kind| Gate::new(station.mac, station.vlan, kind));
         for ((frame, verdict), place) in frames.iter().zip(verdicts.iter_mut()).zip(0u8..) {
-            let decided = if let Some((key, note)) = recognise_plain_v4(&gates[0], snapshot, frame, place) {
-                expect(flows, owners, &mut narrow, key, note)
-            } else if let Some((key, note)) = recognise_plain_v6(&gates[1], snapshot, frame, place) {
-                expect(wide_flows, owners, &mut wide, key, note)
-            } else {
-                match recognise(station, snapshot, frame, place) {
-                    Recognised::Narrow(key, note) => {
-                        handed(sharing, snapshot, key).or_else(|| expect(flows, None, &mut narrow, key, note))
+            let decided =
+                if let Some((key, note)) = recognise_plain_v4(&gates[0], snapshot, frame, place) {
+                    expect(flows, owners, &mut narrow, key, note)
+                } else if let Some((key, note)) = recognise_plain_v6(&gates[1], snapshot, frame, place) {
+                    expect(wide_flows, owners, &mut wide, key, note)
+                } else {
+                    match recognise(station, snapshot, frame, place) {
+                        Recognised::Narrow(key, note, about) => handed(sharing, snapshot, key, about)
+                            .or_else(|| expect(flows, None, &mut narrow, key, note)),
+                        Recognised::Wide(key, note, about) => handed(sharing, snapshot, key, about)
+                            .or_else(|| expect(wide_flows, None, &mut wide, key, note)),
+                        Recognised::Decided(verdict) => Some(verdict),
                     }
-                    Recognised::Wide(key, note) => {
-                        handed(sharing, snapshot, key).or_else(|| expect(wide_flows, None, &mut wide, key, note))
-                    }
-                    Recognised::Decided(verdict) => Some(verdict),
-                }
-            };
+                };
             *verdict = decided.unwrap_or(UNDECIDED);
         }
         let scene = scene_of(&director.ledger, now, snapshot, &station.mtu);
@@ -218,16 +220,26 @@ impl Director {
     }
 }
 
-/// Whether another worker decides this flow: its client's, where the service is persistent.
-fn handed<K: ClientKey<Q>, const Q: usize>(sharing: Option<Sharing>, snapshot: &Snapshot, key: K) -> Option<Verdict> {
-    let Sharing { owners, all } = sharing?;
+/// Whether another worker decides this flow: its client's, where the service is persistent. An error `about` a flow is
+/// for the worker that has the flow.
+fn handed<K: ClientKey<Q>, const Q: usize>(
+    sharing: Option<&Sharing>,
+    snapshot: &Snapshot,
+    key: K,
+    about: Option<Quoted>,
+) -> Option<Verdict> {
+    let Sharing { owners, all, nic } = sharing?;
     let service = service_of(snapshot, key);
-    let bits = match service.and_then(|service| Some((service.id, service.settings.persistence?))) {
-        Some((service, how)) => TemplateKey::new(service, key.source(), how.prefix).bits(),
-        None if all => key.client_bits(),
-        None => return None,
+    let other = match service.and_then(|service| Some((service.id, service.settings.persistence?))) {
+        Some((service, how)) => owners.other(TemplateKey::new(service, key.source(), how.prefix).bits()),
+        None if *all => owners.other(key.client_bits()),
+        None => {
+            let (about, nic) = (about?, nic.as_ref()?);
+            let (client, to) = ((about.client, about.client_port), (about.address, about.port));
+            nic.worker_of(client, to, about.protocol == ipv4::TCP).filter(|worker| *worker != owners.own())
+        }
     };
-    owners.other(bits).map(|worker| Verdict::Hand { worker })
+    other.map(|worker| Verdict::Hand { worker })
 }
 
 /// Notes a packet for the second pass and asks for the line it will need, or hands it to the worker that owns its flow.
@@ -289,7 +301,7 @@ impl Choosing {
     ) -> Sent {
         if let Some((slot, pin)) = known {
             let real = scene.snapshot.real(pin.real());
-            if real.serves(pin.generation()) && candidate.note.event != Event::Syn {
+            if real.serves(pin.generation()) && candidate.note.event.goes_on() {
                 self.renew(flows, scene, &candidate, slot, pin);
                 scene.count(run, pin.real(), real.service, candidate.note.packet);
                 return dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest);
@@ -310,9 +322,11 @@ impl Choosing {
     ) -> Sent {
         let key = candidate.key();
         let service = service_of(scene.snapshot, key).ok_or(Verdict::Drop(DropReason::NoService))?;
-        let Some((slot, pin)) = flows.find(key, candidate.hash(), scene.tick) else {
-            return self.begin(flows, scene, candidate, service, frame);
-        };
+        let known = flows.find(key, candidate.hash(), scene.tick);
+        if candidate.note.event == Event::Error {
+            return forward_error(scene, candidate, known, frame);
+        }
+        let Some((slot, pin)) = known else { return self.begin(flows, scene, candidate, service, frame) };
         let real = scene.snapshot.real(pin.real());
         match fate(service, real, pin, candidate.note.event) {
             Fate::Stays => {
@@ -425,6 +439,28 @@ fn fate(service: &Service, real: &Real, pin: Pin, event: Event) -> Fate {
         _ if real.removed => Fate::Moves,
         _ => Fate::Stays,
     }
+}
+
+/// An ICMP error goes to the real of the flow that it is about, and changes nothing of that.
+fn forward_error<K: ClientKey<Q>, const Q: usize>(
+    scene: Scene<'_>,
+    candidate: &Candidate<'_, K>,
+    known: Option<(Slot, Pin)>,
+    frame: &mut [u8],
+) -> Sent {
+    let (_, pin) = known.ok_or(Verdict::Drop(DropReason::NoConnection))?;
+    let real = scene.snapshot.real(pin.real());
+    if real.generation != pin.generation() || real.removed {
+        return Err(Verdict::Drop(DropReason::RealRemoved));
+    }
+    // Nobody is told of an error in an error.
+    let told = |verdict| match verdict {
+        Verdict::Answer(_) => Verdict::Drop(DropReason::TtlExpired),
+        other => other,
+    };
+    let port = dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest).map_err(told)?;
+    scene.count_one(pin.real(), real.service, candidate.note.packet);
+    Ok(port)
 }
 
 /// By the client's address and port alone, the same on every director.

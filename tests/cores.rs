@@ -66,7 +66,7 @@ impl Crew {
             let inbox = crew.inboxes[id].clone();
             let mut worker = Worker::new(vec![wire.clone()], director, reader, ledger.clone(), inbox, outbox.clone());
             if let Some(links) = links.next() {
-                worker.share(Sharing { owners: Owners::new(id as u8, count as u8, OWNERS), all }, links);
+                worker.share(Sharing { owners: Owners::new(id as u8, count as u8, OWNERS), all, nic: None }, links);
             }
             crew.workers.push(worker);
             crew.wires.push(wire);

@@ -441,7 +441,7 @@ fn what_waits_between_workers_is_freed_with_them(bench: &Bench) -> Outcome {
             let (director, ledger) = common::director(&common::snapshot(), 1000);
             let inbox = inboxes[id].clone();
             let mut worker = Worker::new(vec![queue], director, reader, ledger.clone(), inbox, outbox.clone());
-            worker.share(Sharing { owners: Owners::new(id as u8, 2, [3, 4]), all: true }, links);
+            worker.share(Sharing { owners: Owners::new(id as u8, 2, [3, 4]), all: true, nic: None }, links);
             workers.push((worker, ledger));
         }
         // What it forwards comes back to it by the ring, and is not for its MAC.

@@ -24,7 +24,7 @@ use crate::control::wire::Steering;
 use crate::counters::Ledger;
 use crate::director::Sharing;
 use crate::dpdk::{self, Eal, EalOptions, Mbuf, Mempool, PortQueue};
-use crate::flow::Owners;
+use crate::flow::{NicSpread, Owners};
 use crate::manage::host::HostState;
 use crate::manage::run::{Call, Management, Snapshots};
 use crate::manage::{ManageConfig, Manager};
@@ -95,7 +95,18 @@ pub fn run(config: Config, path: &Path, machine: &Machine, plan: &Plan, lock: In
     let outbox = Arc::new(Outbox::new(EXCHANGE)?);
     let stop = Arc::new(AtomicBool::new(false));
 
-    let mut crew = hire_all(&config, machine, plan, &eal, readers, queues, steering, &outbox, &stop, &mut remarks)?;
+    let mut crew = hire_all(
+        &config,
+        machine,
+        plan,
+        &eal,
+        readers,
+        queues,
+        (steering, ports::nic_spread(&ports)),
+        &outbox,
+        &stop,
+        &mut remarks,
+    )?;
 
     let (callers, calls) = bounded(CALLS);
     let facts = ports.iter().map(OpenPort::facts).collect();
@@ -162,7 +173,7 @@ fn hire_all(
     eal: &Eal,
     readers: Vec<Reader<Snapshot>>,
     queues: Vec<Vec<PortQueue>>,
-    steering: Steering,
+    (steering, nic): (Steering, Option<NicSpread>),
     outbox: &Arc<Outbox<Mbuf>>,
     stop: &Arc<AtomicBool>,
     remarks: &mut Vec<String>,
@@ -179,7 +190,7 @@ fn hire_all(
     let places = plan.worker_cores.iter().zip(inboxes).zip(readers).zip(queues);
     for (id, (((core, inbox), reader), queues)) in places.enumerate() {
         let owners = Owners::new(id as u8, workers as u8, secret);
-        let sharing = links.next().map(|links| (Sharing { owners, all: software }, links));
+        let sharing = links.next().map(|links| (Sharing { owners, all: software, nic: nic.clone() }, links));
         let node = preflight::node_of(machine, *core);
         let post =
             Post { id, core: *core, node, queues, reader, inbox, ledgers: ledgers.clone(), sharing, eal: eal.clone() };

@@ -9,6 +9,7 @@ use crate::config::{Config, Device, PortConfig};
 use crate::control::desk::PortFacts;
 use crate::control::wire::Steering;
 use crate::dpdk::{Eal, Port, PortOptions, PortQueue, Spread};
+use crate::flow::NicSpread;
 use crate::manage::host::create_tap;
 use crate::manage::run::PortView;
 use crate::packet::{PortStats, ethernet};
@@ -96,6 +97,14 @@ pub fn steering(ports: &[OpenPort], remarks: &mut Vec<String>) -> Steering {
         None => (),
     }
     steering
+}
+
+/// How the NICs spread flows, where they do, all of them alike.
+pub fn nic_spread(ports: &[OpenPort]) -> Option<NicSpread> {
+    ports.first().and_then(|port| match port.port.spread() {
+        Spread::Verified(rss) => Some(rss.as_nic_spread()),
+        Spread::OneQueue | Spread::Unknown(_) => None,
+    })
 }
 
 /// A flow may come in by any port: their queues mean its worker only if all of them spread alike.

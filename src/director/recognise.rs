@@ -5,15 +5,16 @@ use std::net::IpAddr;
 use super::burst::Note;
 use crate::flow::{Event, FlowKey, WideKey};
 use crate::forward::dr;
+use crate::packet::icmp::{self, Quoted};
 use crate::packet::plain::Gate;
 use crate::packet::{Frame, ethernet, ipv4, ipv6, transport};
 use crate::service::{Asked, ServiceId, Snapshot, Station};
 use crate::verdict::{Answer, DropReason, Verdict};
 
-/// What a frame turned out to be: a packet of a flow, or decided.
+/// What a frame turned out to be: a packet of a flow, or an error about one, or decided.
 pub enum Recognised {
-    Narrow(FlowKey, Note),
-    Wide(WideKey, Note),
+    Narrow(FlowKey, Note, Option<Quoted>),
+    Wide(WideKey, Note, Option<Quoted>),
     Decided(Verdict),
 }
 
@@ -80,18 +81,22 @@ impl Arrived<'_> {
         let segment = packet.get(ip.header_len..ip.total_len).or(packet.get(ip.header_len..)).unwrap_or_default();
         let whole = !ip.is_fragment && !self.link.destination.is_multicast();
         let ends = (ip.source.into(), ip.destination.into());
+        let packet = dr::Packet::new(self.link.payload, ip.ttl, ip.total_len, false);
         if let Some((event, source, port)) = conversation(ip.protocol, segment, whole)
             && let Some((service, wide)) = self.service(ends, port, ip.protocol)
         {
-            let packet = dr::Packet::new(self.link.payload, ip.ttl, ip.total_len, false);
             let note = Note { packet, event, place: self.place };
             return match wide {
-                false => Recognised::Narrow(FlowKey::new(ip.source, source, service), note),
+                false => Recognised::Narrow(FlowKey::new(ip.source, source, service), note, None),
                 true => {
                     let key = WideKey::ipv4(ip.source, source, ip.destination, service).to(ip.protocol, port);
-                    Recognised::Wide(key, note)
+                    Recognised::Wide(key, note, None)
                 }
             };
+        }
+        let about = if whole && ip.protocol == ipv4::ICMP { icmp::quoted(ip.destination, segment) } else { None };
+        if let Some(quoted) = about {
+            return self.error_about(quoted, packet);
         }
         self.without_service(ends.1, ip.is_fragment, ip.protocol, segment)
     }
@@ -109,9 +114,26 @@ impl Arrived<'_> {
         {
             let packet = dr::Packet::new(self.link.payload, ip.hop_limit, ip.total_len, true);
             let note = Note { packet, event, place: self.place };
-            return Recognised::Wide(WideKey::ipv6(ip.source, source, service), note);
+            return Recognised::Wide(WideKey::ipv6(ip.source, source, service), note, None);
         }
         self.without_service(ip.destination.into(), ip.is_fragment, ip.protocol, segment)
+    }
+
+    /// An ICMP error about a flow of a service.
+    fn error_about(&self, about: Quoted, packet: dr::Packet) -> Recognised {
+        let ends = (about.client.into(), about.address.into());
+        let note = Note { packet, event: Event::Error, place: self.place };
+        match self.service(ends, about.port, about.protocol) {
+            Some((service, false)) => {
+                Recognised::Narrow(FlowKey::new(about.client, about.client_port, service), note, Some(about))
+            }
+            Some((service, true)) => {
+                let key = WideKey::ipv4(about.client, about.client_port, about.address, service);
+                Recognised::Wide(key.to(about.protocol, about.port), note, Some(about))
+            }
+            None if self.snapshot.is_virtual(ends.1) => dropped(DropReason::NoConnection),
+            None => Recognised::Decided(Verdict::Host),
+        }
     }
 
     /// The packet's service, and whether its flows are in the wide table.

@@ -17,6 +17,11 @@ impl Owners {
         Owners { own, workers, secret }
     }
 
+    /// Which of them we are.
+    pub const fn own(&self) -> u8 {
+        self.own
+    }
+
     /// The owner of all flows of this client's port, both given as a flow key's `client_bits`.
     pub fn of(&self, client: u64) -> u8 {
         let once = fold(client ^ self.secret[0], self.secret[1] | 1);

@@ -55,20 +55,23 @@ states! {
 
 use FlowState::*;
 
-/// What a packet tells about its flow: of TCP the first that is set of rst, syn, fin and ack.
+/// What a packet tells about its flow: of TCP the first that is set of rst, syn, fin and ack. The last two are those
+/// that do not simply go on with a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Event {
     Rst,
-    Syn,
     Fin,
     Ack,
     /// TCP with none of them.
     Blank,
     Datagram,
+    Syn,
+    /// An ICMP error about the flow, which it changes nothing of.
+    Error,
 }
 
-const EVENTS: usize = Event::Datagram as usize + 1;
+const EVENTS: usize = Event::Error as usize + 1;
 
 impl Event {
     #[inline(always)]
@@ -88,6 +91,12 @@ impl Event {
         } else {
             Event::Blank
         }
+    }
+
+    /// Whether it goes on with a flow that there is, without more ado.
+    #[inline(always)]
+    pub const fn goes_on(self) -> bool {
+        (self as u8) < Event::Syn as u8
     }
 
     /// Whether it may begin a flow: SYN, with ACK or without, as the kernel has it; any datagram.
@@ -111,7 +120,6 @@ const BY_FLAGS: [Event; 32] = {
 /// Where each event leads from each state, in the order of both.
 const TRANSITIONS: [[FlowState; COUNT]; EVENTS] = [
     [Close, Close, Close, SynRecv, Close, Close, Close, Close, LastAck, Listen, Close, Udp],
-    [SynRecv, Established, Established, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, Udp],
     [Close, FinWait, SynSent, TimeWait, FinWait, TimeWait, Close, CloseWait, LastAck, Listen, TimeWait, Udp],
     [
         Established,
@@ -129,6 +137,8 @@ const TRANSITIONS: [[FlowState; COUNT]; EVENTS] = [
     ],
     [Close, Close, Close, Close, Close, Close, Close, Close, Close, Close, Close, Udp],
     [Udp; COUNT],
+    [SynRecv, Established, Established, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, SynRecv, Udp],
+    [None, Established, SynSent, SynRecv, FinWait, TimeWait, Close, CloseWait, LastAck, Listen, SynAck, Udp],
 ];
 
 /// The same in a table that needs no check of its bounds.
