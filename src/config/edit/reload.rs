@@ -1,8 +1,8 @@
 //! A file that is read again while the director runs: what of it can change now, what only at a start, and what not.
 
-use super::super::error::{Mistake, Mistakes};
-use super::super::{Config, FlowsConfig, Limits};
 use super::{Change, plan};
+use crate::config::error::{Mistake, Mistakes};
+use crate::config::{Config, FlowsConfig, Limits};
 
 /// What a file that was read again asks of a running director.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::super::{RealConfig, ServiceConfig, Takes, Timeouts};
 use super::Change;
+use crate::config::{RealConfig, ServiceConfig, Takes, Timeouts};
 
 impl fmt::Display for Change {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
