@@ -11,6 +11,7 @@ use super::wire::{Answer, Changed, Request, TimeoutsEntry};
 use crate::config::edit::{self, Change};
 use crate::config::{self, Config, Mistake};
 use crate::manage::run::{Call, Published};
+use crate::service::registry::NoNumber;
 
 /// A client waits ten seconds for its answer; whoever waits for others must leave time for the change itself.
 const TURN: Duration = Duration::from_secs(4);
@@ -72,7 +73,7 @@ impl<F: Send> Desk<F> {
         let gone = |_| "the management core does not answer: `drover config show` says whether the change was made";
         // It waits for the workers as long as we are patient, and then says who is late.
         let published = published.recv_timeout(PATIENCE + PATIENCE).map_err(gone)??;
-        notes.extend(published.waiting.iter().map(|waits| format!("{waits}; it comes by itself then")));
+        notes.extend(NoNumber::told(&published.waiting));
         for line in told_of(&changes) {
             log::info!("epoch {}: {line}", published.epoch);
         }

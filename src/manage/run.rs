@@ -422,6 +422,7 @@ impl<F: Frame> Management<F> {
     fn view(&self, now: Now) -> View {
         let mut warnings = self.manager.warnings(now);
         warnings.extend(self.lost.iter().cloned());
+        warnings.extend(NoNumber::told(&self.snapshots.waiting));
         View {
             epoch: self.snapshots.publisher.epoch(),
             held: self.snapshots.publisher.held().collect(),

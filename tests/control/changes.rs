@@ -147,6 +147,10 @@ fn a_file_that_will_not_do_is_refused_with_its_lines() {
     live.write_file(&FILE.replace("10.9.0.10/24", "10.9.0.9/24"));
     let said = live.refuses("reload");
     assert!(said.contains("drover.toml: port: not as they were at the start"), "{said}");
+    for deep in ["a = ".to_owned() + &"[".repeat(100_000), "a.".repeat(100_000) + "b = 1", "\u{0}".into()] {
+        live.write_file(&deep);
+        assert!(live.refuses("reload").contains("drover.toml:1:"), "{}", &deep[..1]);
+    }
     std::fs::remove_file(live.path().with_extension("toml")).unwrap();
     assert!(live.refuses("reload").contains("cannot be read"));
     assert_eq!(live.does("config show"), before);
@@ -211,11 +215,14 @@ fn connections_of_several_ports_and_of_marks_are_listed_as_they_are() {
 fn more_reals_come_and_go_than_there_are_numbers() {
     let live = Live::fast(&format!("max_reals = 8\nmax_services = 3\n{FILE}"));
     live.resolves("10.9.0.11");
+    let mut waited = false;
     for round in 0..12u8 {
         let real = 20 + round;
         live.does(&format!("service add tcp 10.9.0.{}:80 -s rr", 110 + round));
         live.does(&format!("real add tcp 10.9.0.{}:80 10.9.0.{real}", 110 + round));
         // It waits for a number if there is none; then it comes by itself.
+        waited |=
+            live.does("status --json").contains("wait for a number: all 3 are in use or named by old connections");
         live.resolves(&format!("10.9.0.{real}"));
         let at = (Ipv4Addr::new(10, 9, 0, 110 + round), 80);
         eventually("the new service serves", || {
@@ -227,6 +234,7 @@ fn more_reals_come_and_go_than_there_are_numbers() {
         assert_eq!(its[1].reals[0].traffic.packets, live.served(real), "counted from nothing: {its:?}");
         live.does(&format!("service delete tcp 10.9.0.{}:80", 110 + round));
     }
+    assert!(waited, "there were numbers enough");
 }
 
 /// Every verb at once from many clients, under traffic: the first service does not lose a packet, and what is in force

@@ -173,7 +173,7 @@ impl Live {
             let (wire, outbox) = (self.wires[id].clone(), self.outbox.clone());
             let mut worker = Worker::new(vec![wire], director, reader, ledger, inbox, outbox);
             let owners = Owners::new(id as u8, WORKERS as u8, [3, 4]);
-            worker.share(Sharing { owners, all: true }, links.next().unwrap());
+            worker.share(Sharing { owners, all: true, nic: None }, links.next().unwrap());
             let stop = self.stop.clone();
             self.threads.push(thread::spawn(move || worker::run(worker, Idle::Wait, &[], clock, &stop)));
         }
