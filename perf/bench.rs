@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use drover::clock::Now;
@@ -22,7 +22,7 @@ use drover::worker::exchange::{Inbox, Outbox};
 
 use crate::measure::{CHUNK, Effort};
 use crate::report::Report;
-use crate::traffic::{STATION, TCP_PORT, UDP_PORT, VIP, VIP_V6};
+use crate::traffic::{FIRST_OTHER, OTHERS_PORT, STATION, TCP_PORT, UDP_PORT, VIP, VIP_V6};
 
 pub type Outcome = Result<(), Box<dyn Error>>;
 
@@ -211,10 +211,28 @@ pub fn config_text(device: &str, others: usize) -> String {
         text.extend((0..REALS).map(real));
     }
     for number in 0..others {
-        let [high, low] = (number as u16).to_be_bytes();
-        text += &format!("[[service]]\ntcp = \"10.10.{high}.{low}:443\"\nscheduler = \"rr\"\n{}", real(number));
+        let address = Ipv4Addr::from_bits(FIRST_OTHER + number as u32);
+        text += &format!("[[service]]\ntcp = \"{address}:{OTHERS_PORT}\"\nscheduler = \"rr\"\n");
+        // 64,000 behind 10,000.
+        let reals = if number % 5 < 2 { 7 } else { 6 };
+        text.extend((number..number + reals).map(real));
     }
     text
+}
+
+/// One TCP service with this scheduler and so many reals, of different weights.
+pub fn snapshot_of(scheduler: &str, reals: usize) -> Snapshot {
+    let mut text = config_text("tap = \"wire\"", 0);
+    text.truncate(text.find("[[service]]").unwrap_or(0));
+    text += &format!("[[service]]\ntcp = \"{VIP}:{TCP_PORT}\"\nscheduler = \"{scheduler}\"\n");
+    for number in 0..reals {
+        let [high, low] = (number as u16 + 0x0200).to_be_bytes();
+        let mac = format!("02:00:00:01:{high:02x}:{low:02x}");
+        // ovf fills one after the other, up to its weight.
+        let weight = (number % 10 + 1) * 6_000;
+        text += &format!("[[service.real]]\naddress = \"10.9.{high}.{low}\"\nmac = \"{mac}\"\nweight = {weight}\n");
+    }
+    lay_out(1, &drover::config::parse(&text, "bench").expect("a configuration of our own"))
 }
 
 /// One TCP service over IPv6, with as many reals as that over IPv4 has.

@@ -103,6 +103,12 @@ impl Stage {
         forwarded(black_box(&verdicts))
     }
 
+    /// So much time goes by, and what has run out is cleared; not timed.
+    pub fn forget(&mut self, time: Duration) {
+        self.clock.pass_seconds(time.as_secs_f64());
+        self.director.sweep(self.clock.now(), &self.snapshot, usize::MAX);
+    }
+
     /// The frames as they are now.
     pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
         self.places.iter().map(|place| &place.0[..self.length])
@@ -143,7 +149,26 @@ pub fn run(bench: &mut Bench) -> Outcome {
     let most = bench.scale.pick(100, 9_998, 9_998);
     let size = bench.scale.sizes()[bench.scale.pick(0, 1, 1)];
     one_size(bench, Family::V4, &format!("{}/10000-services", size.name), size.flows, most, &mut floor)?;
+    all_services(bench, size, most as u32, &mut floor)?;
     both_families(bench, size)
+}
+
+/// The flows are spread over all services, and so over all 64,000 reals.
+fn all_services(bench: &mut Bench, size: Size, services: u32, floor: &mut dyn FnMut() -> u64) -> Outcome {
+    let mut stage = Stage::new(bench, bench::snapshot(services as usize), bench.tables(size.flows)?, usize::MAX)?;
+    let [syn, ack] = [SYN, ACK].map(|flags| Template::tcp_to_many(flags, services));
+    stage.send_each(&syn, size.flows);
+    stage.send_each(&ack, size.flows);
+    let mut sequence = Sequence::new(Mix::Uniform, size.flows, 7);
+    let mut contenders = [Contender::new(&mut *floor), Contender::new(|| stage.chunk(&ack, &mut sequence))];
+    let measured = interleave(bench.hertz, bench.scale.effort(), &mut contenders);
+    drop(contenders);
+    let [floor, decide] = &measured.samples[..] else { unreachable!("two contenders") };
+    let (case, reals) = (format!("dr4/{}/all-of-10000-services", size.name), stage.snapshot.reals.len());
+    let mut section = bench.report.section("decide", &stage.pages);
+    section.ratio(&case, "cycles_p10", decide.p10(), ("mac_write/net_null", floor.p10()), measured.probe);
+    section.row(&case, "reals", reals as f64, measured.probe);
+    Ok(())
 }
 
 fn one_size(

@@ -16,6 +16,7 @@ mod plot;
 mod readme;
 mod report;
 mod scale;
+mod schedule;
 mod source;
 mod swap;
 mod sweep;
@@ -35,6 +36,7 @@ const SUITES: &[(&str, Suite)] = &[
     ("decide", decide::run),
     ("forward", forward::run),
     ("connect", connect::run),
+    ("schedule", schedule::run),
     ("scale", scale::run),
     ("swap", swap::run),
     ("flood", flood::run),

@@ -19,6 +19,9 @@ pub const SYN: u8 = 0x02;
 pub const ACK: u8 = 0x10;
 pub const FIN_ACK: u8 = 0x11;
 
+/// Where the services begin that are beside the one of `VIP`.
+pub const FIRST_OTHER: u32 = 0x0a0a_0000;
+pub const OTHERS_PORT: u16 = 443;
 const FIRST_CLIENT: u32 = 0x1400_0000;
 /// Its last 32 bits are the flow's, as the whole address is with IPv4.
 const FIRST_CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 0, 0);
@@ -86,11 +89,22 @@ pub struct Template {
     frame: [u8; FRAME_V6],
     /// Of the header; none for IPv6, whose header has no checksum.
     header_sum: Option<u64>,
+    /// Not zero: flows are for so many services in turn, those that are beside the one of `VIP`.
+    services: u32,
 }
 
 impl Template {
     pub fn tcp(flags: u8) -> Template {
         Template::of(FrameBuilder::tcp((Ipv4Addr::UNSPECIFIED, 0), (VIP, TCP_PORT), flags))
+    }
+
+    /// To each of so many services, the flow's number by turns.
+    pub fn tcp_to_many(flags: u8, services: u32) -> Template {
+        let mut template = Template::tcp(flags);
+        template.frame[30..34].fill(0);
+        template.frame[36..38].copy_from_slice(&OTHERS_PORT.to_be_bytes());
+        template.header_sum = Some(sum(&template.frame[14..34]));
+        Template { services, ..template }
     }
 
     pub fn udp() -> Template {
@@ -108,7 +122,7 @@ impl Template {
         frame[22..38].copy_from_slice(&FIRST_CLIENT_V6.octets());
         frame[38..54].copy_from_slice(&VIP_V6.octets());
         frame[54..].copy_from_slice(&v4.frame[34..54]);
-        Template { frame, header_sum: None }
+        Template { frame, header_sum: None, services: 0 }
     }
 
     fn of(builder: FrameBuilder) -> Template {
@@ -116,7 +130,7 @@ impl Template {
         let mut frame = [0; FRAME_V6];
         frame[..bytes.len()].copy_from_slice(&bytes);
         frame[24..26].fill(0);
-        Template { frame, header_sum: Some(sum(&frame[14..34])) }
+        Template { frame, header_sum: Some(sum(&frame[14..34])), services: 0 }
     }
 
     /// How long its frames are.
@@ -133,7 +147,13 @@ impl Template {
         frame.copy_from_slice(&self.frame[..FRAME]);
         frame[26..30].copy_from_slice(&address.to_be_bytes());
         frame[34..36].copy_from_slice(&port.to_be_bytes());
-        let check = !fold(sum + u64::from(address >> 16) + u64::from(address & 0xffff));
+        let mut sum = sum + u64::from(address >> 16) + u64::from(address & 0xffff);
+        if self.services > 0 {
+            let destination = FIRST_OTHER + flow % self.services;
+            frame[30..34].copy_from_slice(&destination.to_be_bytes());
+            sum += u64::from(destination >> 16) + u64::from(destination & 0xffff);
+        }
+        let check = !fold(sum);
         frame[24..26].copy_from_slice(&check.to_be_bytes());
     }
 
