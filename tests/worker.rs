@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use crossbeam::channel::bounded;
 use drover::packet::Mac;
-use drover::service::Reach;
+use drover::service::{Composer, Reach};
 use drover::sim::SimFrame;
 use drover::sim::frames::FrameBuilder;
 use drover::verdict::DropReason;
@@ -99,9 +99,32 @@ fn lists_its_flows_page_by_page() {
         bench.turn();
         let page = page.try_recv().expect("answered within a turn");
         assert!(page.entries.len() <= 100);
-        ports.extend(page.entries.iter().map(|entry| entry.key.client().1));
+        ports.extend(page.entries.iter().map(|entry| entry.client.1));
         from = page.next;
     }
     ports.sort_unstable();
     assert_eq!(ports, (1..=3000).collect::<Vec<_>>());
+}
+
+/// Numbers are given to others by it: it must never be said too early.
+#[test]
+fn tells_when_all_its_tables_were_gone_through_since_it_held_a_snapshot() {
+    let mut bench = Bench::new(snapshot(), 3000, 40, 4);
+    let swept = |bench: &Bench| bench.ledger.swept.get();
+    let seconds = |bench: &mut Bench, count: u64| {
+        for _ in 0..count * 10 {
+            bench.now = bench.now + std::time::Duration::from_millis(100);
+            bench.worker.turn(bench.now);
+        }
+    };
+    seconds(&mut bench, 60);
+    assert_eq!(swept(&bench), 1);
+    bench
+        .publisher
+        .replace(Composer::new(config().limits, Vec::new()).compose(2, &config(), &|_, _| Reach::Unknown).snapshot);
+    bench.worker.turn(bench.now);
+    seconds(&mut bench, 9);
+    assert_eq!(swept(&bench), 1, "no table can have been gone through in nine seconds");
+    seconds(&mut bench, 60);
+    assert_eq!(swept(&bench), 2);
 }

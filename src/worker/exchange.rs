@@ -1,5 +1,6 @@
 //! What passes between a worker and the management core: bounded queues, and a bell for whoever sleeps.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::flow::{FlowKey, Pin};
+use crate::flow::{ClientKey, FlowKey, Pin, Template, WideKey};
+use crate::service::{RealId, ServiceId};
 use crate::verdict::Answer;
 
 /// Wakes a sleeping thread: a descriptor that it polls beside its others.
@@ -139,10 +141,54 @@ pub struct Question {
     pub answer: Sender<Page>,
 }
 
+/// A flow, whatever table it is in.
 pub struct Entry {
-    pub key: FlowKey,
-    pub pin: Pin,
+    pub client: (IpAddr, u16),
+    pub service: Option<ServiceId>,
+    /// Where the client wanted to go, as far as the service alone does not say it: address, protocol, port; zero: by
+    /// the service.
+    pub destination: (Option<Ipv4Addr>, u8, u16),
+    pub real: RealId,
+    /// Of the real's number.
+    pub generation: u8,
+    pub state: &'static str,
     pub ticks_left: u32,
+}
+
+impl Entry {
+    pub fn narrow(key: FlowKey, pin: Pin, tick: u32) -> Entry {
+        let (client, port) = key.client();
+        Entry::flow((client.into(), port), key.service(), (None, 0, 0), pin, tick)
+    }
+
+    pub fn wide(key: WideKey, pin: Pin, tick: u32) -> Entry {
+        Entry::flow(key.client(), key.service(), key.destination(), pin, tick)
+    }
+
+    fn flow(
+        client: (IpAddr, u16),
+        service: Option<ServiceId>,
+        destination: (Option<Ipv4Addr>, u8, u16),
+        pin: Pin,
+        tick: u32,
+    ) -> Entry {
+        let (real, generation, state) = (pin.real(), pin.generation(), pin.state().name());
+        Entry { client, service, destination, real, generation, state, ticks_left: pin.left(tick) }
+    }
+
+    /// As the kernel lists what it remembers of a persistent service's client: port 0, and whether one of its
+    /// connections was established.
+    pub fn template(template: &Template, tick: u32) -> Entry {
+        Entry {
+            client: (template.key.client(), 0),
+            service: Some(template.key.service),
+            destination: (None, 0, 0),
+            real: template.real,
+            generation: template.generation,
+            state: if template.assured { "ASSURED" } else { "NONE" },
+            ticks_left: template.left(tick),
+        }
+    }
 }
 
 pub struct Page {
