@@ -413,7 +413,7 @@ impl Choosing {
     ) -> Sent {
         let choice = self.choose(scene, service, &candidate.key().opening(service.takes.address()))?;
         self.remember(scene, choice);
-        self.forget(choice);
+        self.forget(scene, choice);
         scene.ledger.flow_passed(service.id, choice.real);
         forward_new(scene, candidate, choice.real, frame)
     }
@@ -429,7 +429,6 @@ fn fate(service: &Service, real: &Real, pin: Pin, event: Event) -> Fate {
     match event {
         // A client that begins again has no use for the old connection's real once that is gone.
         Event::Syn if real.removed && on_removed != OnRemoved::Drop => Fate::BeginsAnew,
-        Event::Syn if real.removed && (is_over || state == FlowState::FinWait) => Fate::BeginsAnew,
         Event::Syn if !real.removed && !real.answers => Fate::BeginsAnew,
         Event::Syn if is_over && !pin.is_persistent() => Fate::BeginsAnew,
         Event::Syn if real.weight == 0 && !real.removed && on_removed == OnRemoved::Reset => Fate::BeginsAnew,

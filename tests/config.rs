@@ -329,6 +329,11 @@ fn what_does_not_go_together_is_refused() {
             "7:11: service[0].netmask: \"255.0.255.0\" is not allowed: a mask such as \"255.255.255.0\": ones, and then zeros",
         ),
         (
+            one("expire_quiescent = true"),
+            "6:20: service[0].expire_quiescent: true is not allowed: only beside persistent, whose clients otherwise stay \
+             with their server",
+        ),
+        (
             one("one_packet = true"),
             "6:14: service[0].one_packet: true is not allowed: only for udp and mark; a TCP connection is more than one packet",
         ),
@@ -561,7 +566,7 @@ fn columns_count_letters_and_not_bytes() {
             "[[port]]\ntap = \"t\"\naddress = \"10.0.0.1/8\"\n[[service]]\n\"ü\".tcp = 1\ntcp = \"10.1.0.1:80\"\n"
         ),
         "x.toml:5:1: service[0].\"ü\": no such key: allowed here are tcp, udp, mark, scheduler, flags, \
-         persistent, netmask, one_packet, on_removed, on_miss, forward, real"
+         persistent, netmask, expire_quiescent, one_packet, on_removed, on_miss, forward, real"
     );
     assert!(messages("control = { \"ü\" = 1, sacket = 2 }").contains("x.toml:1:22: control.sacket"));
 }
@@ -707,7 +712,7 @@ fn the_annotated_file_knows_every_key() {
     let text = std::fs::read_to_string("conf/drover.toml").unwrap();
     let keys = "hugepages memory_mb idle management workers name pci af_packet tap vdev address gateway vlan mac mtu \
                 host_tap allow_host_addresses per_worker socket tcp udp scheduler forward weight max_services max_reals \
-                tcp_fin mark flags persistent netmask one_packet on_removed on_miss upper lower source destination \
+                tcp_fin mark flags persistent netmask expire_quiescent one_packet on_removed on_miss upper lower source destination \
                 ports protocol ingress source_mac not_source_mac";
     for key in keys.split_whitespace() {
         let written = |line: &str| {

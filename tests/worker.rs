@@ -33,10 +33,11 @@ fn every_frame_is_accounted_for() {
     let frames = &bench.ledger.frames;
     assert_eq!((frames.received.get(), frames.forwarded.get()), (600, 200));
     assert_eq!(bench.wire.sent().len(), 200);
-    assert_eq!(dropped(&bench, DropReason::NoConnection), 100);
-    assert_eq!((frames.to_manage.get(), dropped(&bench, DropReason::ManageQueueFull)), (4, 96));
+    // ACKs of no connection, and ARP: neither takes the other's place.
+    assert_eq!((dropped(&bench, DropReason::AnswerQueueFull), dropped(&bench, DropReason::ManageQueueFull)), (96, 96));
+    assert_eq!(frames.to_manage.get(), 8);
     assert_eq!((frames.to_host.get(), dropped(&bench, DropReason::HostQueueFull)), (4, 96));
-    assert_eq!((bench.outbox.manage.len(), bench.outbox.host.len()), (4, 4));
+    assert_eq!((bench.outbox.manage.len(), bench.outbox.refused.len(), bench.outbox.host.len()), (4, 4, 4));
     assert_eq!(frames.forwarded_bytes.get(), 100 * (54 + 42));
 }
 

@@ -42,6 +42,8 @@ pub struct ServiceWords {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netmask: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub expire_quiescent: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub one_packet: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_removed: Option<String>,
@@ -235,6 +237,7 @@ impl ServiceWords {
             flags: unplaced(self.flags.clone()),
             persistent: unplaced(self.persistent.map(RawPersistence::Seconds)),
             netmask: unplaced(self.netmask.clone()),
+            expire_quiescent: unplaced(self.expire_quiescent.then_some(true)),
             one_packet: unplaced(self.one_packet.then_some(true)),
             on_removed: unplaced(self.on_removed.clone()),
             on_miss: unplaced(self.on_miss.clone()),

@@ -259,6 +259,9 @@ pub struct Settings {
     pub persistence: Option<Persistence>,
     /// Each datagram is scheduled by itself.
     pub one_packet: bool,
+    /// A client of a persistent service leaves a real whose weight became zero, as the kernel's
+    /// `expire_quiescent_template` has it.
+    pub expire_quiescent: bool,
     pub on_removed: OnRemoved,
     pub on_miss: OnMiss,
 }

@@ -7,7 +7,10 @@ use super::burst::{Candidate, Scene};
 use super::loads::Loads;
 use crate::clock::TICKS_PER_SECOND;
 use crate::counters::Ledger;
-use crate::flow::{ClientKey, FlowState, Pin, Slot, Table, TableFull, TemplateKey, Templates, Timeouts, timeout_ticks};
+use crate::flow::{
+    ClientKey, FlowState, Pin, Pinned, Slot, Table, TableFull, Template, TemplateKey, Templates, Timeouts,
+    timeout_ticks,
+};
 use crate::service::{Member, Opening, RealId, Schedule, Service, ServiceId, Snapshot, Start};
 use crate::verdict::{Answer, DropReason, Verdict};
 
@@ -21,8 +24,8 @@ const MARKED_ADDRESSES: usize = 4096;
 pub struct Choosing {
     /// One a service, by its index.
     schedules: Vec<Option<Schedule>>,
-    /// The services' persistence, by their index: of a client's address, the bits that count.
-    prefixes: Vec<Option<u8>>,
+    /// By the services' index: how many bits of a client's address counted since the service is known, each a bit.
+    prefixes: Vec<u128>,
     pub loads: Loads,
     pub templates: Templates,
     timeouts: Timeouts,
@@ -78,6 +81,7 @@ impl Choosing {
             return;
         }
         self.configured = snapshot.configured;
+        self.loads.adopt(snapshot);
         let set = snapshot.timeouts;
         for (state, seconds) in
             [(FlowState::Established, set.tcp), (FlowState::FinWait, set.tcp_fin), (FlowState::Udp, set.udp)]
@@ -86,11 +90,12 @@ impl Choosing {
         }
         let services = snapshot.services.len().max(self.schedules.len());
         self.schedules.resize_with(services, || None);
-        self.prefixes.resize(services, None);
+        self.prefixes.resize(services, 0);
         for (place, schedule) in self.schedules.iter_mut().enumerate() {
             let service = snapshot.services.get(place).and_then(Option::as_deref);
             follow(schedule, service, Start { tick, ..self.start });
-            self.prefixes[place] = service.and_then(|service| Some(service.settings.persistence?.prefix));
+            let persistence = service.and_then(|service| service.settings.persistence);
+            self.prefixes[place] |= persistence.map_or(0, |how| 1 << (how.prefix.max(1) - 1));
         }
     }
 
@@ -98,14 +103,19 @@ impl Choosing {
     pub fn choose(&mut self, scene: Scene<'_>, service: &Service, opening: &Opening) -> Result<Choice, Verdict> {
         let persistence = service.settings.persistence;
         let client = persistence.map(|how| TemplateKey::new(service.id, opening.client, how.prefix));
-        let bound = client.and_then(|client| self.templates.find(client, scene.tick));
-        if let Some(template) = bound.filter(|template| scene.snapshot.real(template.real).serves(template.generation))
+        if let Some(client) = client
+            && let Some(Template { pinned: Pinned { real, generation }, .. }) = self.templates.find(client, scene.tick)
         {
-            return Ok(Choice { real: template.real, template: client.map(|client| (client, true)) });
+            let bound = scene.snapshot.real(real);
+            let drained = bound.weight == 0 && service.settings.expire_quiescent;
+            if bound.serves(generation) && !drained {
+                return Ok(Choice { real, template: Some((client, true)) });
+            }
+            self.templates.spend(client);
         }
-        self.loads.refresh(service.id, &service.roster, scene.now);
+        self.loads.refresh(service.id, &service.roster, scene);
         let loads = &self.loads;
-        let load = |id| loads.of(scene.ledger, scene.snapshot, id);
+        let load = |id| loads.of(scene.ledger, id);
         let schedule = self.schedules.get_mut(service.id.index()).and_then(Option::as_mut);
         let real = schedule.and_then(|schedule| schedule.choose(&service.roster, opening, load, scene.tick));
         let real = real.ok_or_else(|| nobody(service, opening))?;
@@ -130,7 +140,7 @@ impl Choosing {
         flows.insert(candidate.key(), candidate.hash(), pin, scene.tick, ended)?;
         self.count_half_open(usize::from(is_half_open(pin)), 0);
         scene.ledger.flow_began(candidate.key().service(), pin);
-        self.loads.note(scene.ledger, scene.snapshot, choice.real);
+        self.loads.began(scene.ledger, scene.snapshot, choice.real);
         self.remember(scene, choice);
         Ok(())
     }
@@ -144,7 +154,8 @@ impl Choosing {
                     scene.snapshot.service(client.service).and_then(|service| service.settings.persistence);
                 let patience = persistence.map_or(0, |how| how.seconds.saturating_mul(TICKS_PER_SECOND));
                 let generation = scene.snapshot.real(choice.real).generation;
-                if !self.templates.bind(client, choice.real, generation, patience, scene.tick) {
+                let pinned = Pinned { real: choice.real, generation };
+                if !self.templates.bind(client, pinned, patience, scene.tick) {
                     scene.ledger.frames.templates_refused.add(1);
                 }
             }
@@ -153,9 +164,10 @@ impl Choosing {
     }
 
     /// Ends the connection that `remember` was told of, which is not entered.
-    pub fn forget(&mut self, choice: Choice) {
+    pub fn forget(&mut self, scene: Scene<'_>, choice: Choice) {
         if let Some((client, _)) = choice.template {
-            self.templates.release(client);
+            let generation = scene.snapshot.real(choice.real).generation;
+            self.templates.release(client, Pinned { real: choice.real, generation }, scene.tick);
         }
     }
 
@@ -191,8 +203,7 @@ impl Choosing {
             scene.ledger.flow_changed(key.service(), old, new);
         }
         if new.is_persistent() && new.state() == FlowState::Established {
-            let client = self.client_of(key);
-            client.into_iter().for_each(|client| self.templates.assure(client));
+            self.of_template(key, |templates, client| templates.assure(client, pinned_by(new)));
         }
     }
 
@@ -212,17 +223,23 @@ impl Choosing {
     fn ended<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K, pin: Pin) {
         self.count_half_open(0, usize::from(is_half_open(pin)));
         scene.ledger.flow_ended(key.service(), pin);
-        self.loads.note(scene.ledger, scene.snapshot, pin.real());
+        self.loads.ended(scene.ledger, scene.snapshot, pin.real());
         if pin.is_persistent() {
-            let client = self.client_of(key);
-            client.into_iter().for_each(|client| self.templates.release(client));
+            let tick = pin.ended_by(scene.tick);
+            self.of_template(key, |templates, client| templates.release(client, pinned_by(pin), tick));
         }
     }
 
-    fn client_of<K: ClientKey<Q>, const Q: usize>(&self, key: K) -> Option<TemplateKey> {
-        let service = key.service()?;
-        let prefix = *self.prefixes.get(service.index())?.as_ref()?;
-        Some(TemplateKey::new(service, key.source(), prefix))
+    /// Tells the template of a connection, which may be of a time when other bits of the client's address counted.
+    fn of_template<K: ClientKey<Q>, const Q: usize>(
+        &mut self,
+        key: K,
+        mut tell: impl FnMut(&mut Templates, TemplateKey) -> bool,
+    ) {
+        let Some(service) = key.service() else { return };
+        let prefixes = self.prefixes.get(service.index()).copied().unwrap_or_default();
+        let mut used = (1..=u128::BITS as u8).filter(|prefix| prefixes & 1 << (prefix - 1) != 0);
+        used.any(|prefix| tell(&mut self.templates, TemplateKey::new(service, key.source(), prefix)));
     }
 
     /// Whether as many connections are half open as may have an entry.
@@ -282,6 +299,10 @@ fn follow(schedule: &mut Option<Schedule>, service: Option<&Service>, start: Sta
 /// How many virtual addresses a service takes.
 fn addresses_of(service: &Service) -> usize {
     service.takes.net().map_or(MARKED_ADDRESSES, |net| 1 << (32 - u32::from(net.prefix.min(32))).min(20))
+}
+
+fn pinned_by(pin: Pin) -> Pinned {
+    Pinned { real: pin.real(), generation: pin.generation() }
 }
 
 fn is_half_open(pin: Pin) -> bool {

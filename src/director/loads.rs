@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::burst::Scene;
 use crate::clock::Now;
 use crate::counters::{Ledger, Traffic};
-use crate::service::{Load, Real, RealId, Roster, ServiceId, Snapshot};
+use crate::service::{Load, RealId, Roster, ServiceId, Snapshot};
 
 const OLDEST: Duration = Duration::from_millis(10);
 
@@ -15,11 +16,14 @@ struct Counts {
     inactive: u32,
 }
 
-/// Whether a real reached its upper limit, which limit that was, and of which generation its number.
+/// Whether a real is at its limit.
 #[derive(Clone, Copy, Default)]
 struct Overload {
+    /// It reached its upper limit and has not come below the lower one since.
     reached: bool,
+    /// Of its number.
     generation: u8,
+    /// The upper limit that it had last.
     upper: u32,
 }
 
@@ -47,13 +51,22 @@ impl Loads {
         self.peers = peers;
     }
 
-    /// Asks the other workers, if that was too long ago.
-    pub fn refresh(&mut self, service: ServiceId, roster: &Roster, now: Now) {
+    /// Follows the edits of limits: whose upper one is raised or taken away has not reached it, whatever else changed.
+    pub fn adopt(&mut self, snapshot: &Snapshot) {
+        for (overload, real) in self.overloads.iter_mut().zip(&snapshot.reals) {
+            let raised = real.upper == 0 || real.upper > overload.upper;
+            let reached = overload.reached && overload.generation == real.generation && !raised;
+            *overload = Overload { reached, generation: real.generation, upper: real.upper };
+        }
+    }
+
+    /// Asks the other workers, if that was too long ago. What began or ended there is seen only now.
+    pub fn refresh(&mut self, service: ServiceId, roster: &Roster, scene: Scene<'_>) {
         let Some(asked) = self.asked.get_mut(service.index()) else { return };
-        if self.peers.is_empty() || asked.is_some_and(|asked| now.since(asked) < OLDEST) {
+        if self.peers.is_empty() || asked.is_some_and(|asked| scene.now.since(asked) < OLDEST) {
             return;
         }
-        *asked = Some(now);
+        *asked = Some(scene.now);
         for member in roster.members() {
             let lines = self.peers.iter().filter_map(|peer| peer.reals.get(member.id.index()));
             if let Some(others) = self.others.get_mut(member.id.index()) {
@@ -62,50 +75,53 @@ impl Loads {
                     inactive: one.inactive.wrapping_add(two.inactive),
                 });
             }
+            self.ended(scene.ledger, scene.snapshot, member.id);
+            self.began(scene.ledger, scene.snapshot, member.id);
         }
     }
 
-    pub fn of(&self, own: &Ledger, snapshot: &Snapshot, id: RealId) -> Load {
-        let counts = self.counts(own, id);
-        let overload = self.overloads.get(id.index()).copied().unwrap_or_default();
-        let overloaded = overload.lasts(snapshot.real(id), counts);
-        Load { active: counts.active, inactive: counts.inactive, overloaded }
+    pub fn of(&self, own: &Ledger, id: RealId) -> Load {
+        let Counts { active, inactive } = self.counts(own, id);
+        let overloaded = self.overloads.get(id.index()).is_some_and(|overload| overload.reached);
+        Load { active, inactive, overloaded }
+    }
+
+    /// A connection of the real has begun: it may have reached its limit.
+    pub fn began(&mut self, own: &Ledger, snapshot: &Snapshot, id: RealId) {
+        let (total, real) = (self.counts(own, id).total(), snapshot.real(id));
+        if let Some(overload) = self.overloads.get_mut(id.index()) {
+            overload.reached |= real.upper > 0 && total >= real.upper;
+        }
+    }
+
+    /// One has ended: it may take new ones again, below the lower limit, or below three quarters of the upper one where
+    /// there is no lower.
+    pub fn ended(&mut self, own: &Ledger, snapshot: &Snapshot, id: RealId) {
+        let (total, real) = (self.counts(own, id).total(), snapshot.real(id));
+        let below = match real.lower {
+            0 => real.upper == 0 || u64::from(total) * 4 < u64::from(real.upper) * 3,
+            lower => total < lower,
+        };
+        if let Some(overload) = self.overloads.get_mut(id.index()) {
+            overload.reached &= !below;
+        }
     }
 
     /// All workers' together. One may be negative where a connection began on one worker and was counted out by another.
     fn counts(&self, own: &Ledger, id: RealId) -> Counts {
         let own = own.reals.get(id.index()).map(counts_of).unwrap_or_default();
+        if self.peers.is_empty() {
+            return own;
+        }
         let others = self.others.get(id.index()).copied().unwrap_or_default();
         let sum = |one: u32, two: u32| u32::try_from(one.wrapping_add(two) as i32).unwrap_or(0);
         Counts { active: sum(own.active, others.active), inactive: sum(own.inactive, others.inactive) }
-    }
-
-    /// A connection of the real has begun or ended.
-    pub fn note(&mut self, own: &Ledger, snapshot: &Snapshot, id: RealId) {
-        let (counts, real) = (self.counts(own, id), snapshot.real(id));
-        if let Some(overload) = self.overloads.get_mut(id.index()) {
-            let reached = overload.lasts(real, counts) || (real.upper > 0 && counts.total() >= real.upper);
-            *overload = Overload { reached, generation: real.generation, upper: real.upper };
-        }
     }
 }
 
 impl Counts {
     fn total(self) -> u32 {
         self.active.saturating_add(self.inactive)
-    }
-}
-
-impl Overload {
-    /// It ends below the lower limit, or below three quarters of the upper one where there is no lower; and when the
-    /// upper one is raised or taken away.
-    fn lasts(self, real: &Real, counts: Counts) -> bool {
-        let raised = real.upper == 0 || real.upper > self.upper;
-        let below = match real.lower {
-            0 => u64::from(counts.total()) * 4 < u64::from(real.upper) * 3,
-            lower => counts.total() < lower,
-        };
-        self.reached && self.generation == real.generation && !raised && !below
     }
 }
 

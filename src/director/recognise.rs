@@ -178,7 +178,7 @@ fn refusal_of(destination: IpAddr, protocol: u8, segment: &[u8]) -> Verdict {
         ipv4::TCP if transport::tcp_flags(segment).map(Event::of_tcp) != Some(Event::Rst) => {
             Verdict::Answer(Answer::Reset)
         }
-        ipv4::UDP => Verdict::Answer(Answer::PortUnreachable),
+        ipv4::UDP => Verdict::Answer(Answer::ClosedPort),
         _ => Verdict::Drop(DropReason::NoService),
     }
 }

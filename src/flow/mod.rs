@@ -6,7 +6,7 @@ pub mod state;
 pub mod table;
 pub mod template;
 
-pub use template::{Template, TemplateKey, Templates};
+pub use template::{Pinned, Template, TemplateKey, Templates};
 
 pub use crate::sys::probe::{Lanes, Work};
 pub use owner::Owners;

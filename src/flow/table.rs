@@ -103,6 +103,11 @@ impl Pin {
         self.ends().wrapping_sub(tick) as i32 > 0
     }
 
+    /// When it ended, at `tick` at the latest.
+    pub const fn ended_by(self, tick: u32) -> u32 {
+        if self.lives(tick) { tick } else { self.ends() }
+    }
+
     /// Ticks that it has left at `tick`; zero: it has run out.
     pub const fn left(self, tick: u32) -> u32 {
         if self.lives(tick) { self.ends().wrapping_sub(tick) } else { 0 }

@@ -49,12 +49,18 @@ impl TemplateKey {
     }
 }
 
+/// The real that a client's connections have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Template {
-    pub key: TemplateKey,
+pub struct Pinned {
     pub real: RealId,
     /// Of the real's number.
     pub generation: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Template {
+    pub key: TemplateKey,
+    pub pinned: Pinned,
     /// One of its connections was established.
     pub assured: bool,
     /// Its real was of no use when a client came back: another template has taken its place.
@@ -64,6 +70,8 @@ pub struct Template {
     ends: u32,
     /// Connections that used it and are there.
     connections: u32,
+    /// The one that the client had before, which is spent.
+    older: Option<u32>,
 }
 
 impl Template {
@@ -113,52 +121,71 @@ impl Templates {
         self.templates.get(place)?.as_ref()
     }
 
-    /// The living template of a client. One whose time is over gets its grace or goes.
+    /// The living template of a client that can still be used. One whose time is over gets its grace or goes.
     pub fn find(&mut self, key: TemplateKey, tick: u32) -> Option<Template> {
         let place = *self.places.get(&key)?;
-        self.expire(place as usize, tick);
-        *self.templates.get(place as usize)?
+        self.expire(place, tick);
+        self.get(*self.places.get(&key)?).copied().filter(|template| !template.spent)
     }
 
     /// A connection of the client begins with its template's real.
     pub fn use_again(&mut self, key: TemplateKey, tick: u32) {
-        if let Some(template) = self.get(key) {
+        if let Some(template) = self.places.get(&key).copied().and_then(|place| self.get_mut(place)) {
             template.ends = tick.wrapping_add(template.patience);
             template.connections += 1;
         }
     }
 
-    /// A connection of the client begins with a real of the scheduler's choice, which is remembered if there is room.
-    pub fn bind(&mut self, key: TemplateKey, real: RealId, generation: u8, patience: u32, tick: u32) -> bool {
-        if let Some(old) = self.places.remove(&key)
-            && let Some(old) = self.templates.get_mut(old as usize).and_then(Option::as_mut)
-        {
-            old.spent = true;
+    /// The real of the client's template is of no use any more: the template only waits for its connections to end.
+    pub fn spend(&mut self, key: TemplateKey) {
+        if let Some(template) = self.places.get(&key).copied().and_then(|place| self.get_mut(place)) {
+            template.spent = true;
         }
+    }
+
+    /// A connection of the client begins with a real of the scheduler's choice, which is remembered if there is room.
+    pub fn bind(&mut self, key: TemplateKey, pinned: Pinned, patience: u32, tick: u32) -> bool {
+        self.spend(key);
         let Some(place) = self.free.pop() else { return false };
         let ends = tick.wrapping_add(patience);
-        let template = Template { key, real, generation, assured: false, spent: false, patience, ends, connections: 1 };
+        let older = self.places.insert(key, place);
+        let template = Template { key, pinned, assured: false, spent: false, patience, ends, connections: 1, older };
         self.templates[place as usize] = Some(template);
-        self.places.insert(key, place);
         true
     }
 
-    /// A connection of the client is established.
-    pub fn assure(&mut self, key: TemplateKey) {
-        if let Some(template) = self.get(key) {
-            template.assured = true;
-        }
+    /// A connection of the client is established; false: it is of no template with this key.
+    pub fn assure(&mut self, key: TemplateKey, pinned: Pinned) -> bool {
+        let template = self.of_connection(key, pinned).and_then(|place| self.get_mut(place));
+        template.map(|template| template.assured = true).is_some()
     }
 
-    /// A connection of the client has ended.
-    pub fn release(&mut self, key: TemplateKey) {
-        if let Some(template) = self.get(key) {
-            template.connections = template.connections.saturating_sub(1);
-        }
+    /// A connection of the client ended at `tick`; false: it was of no template with this key.
+    pub fn release(&mut self, key: TemplateKey, pinned: Pinned, tick: u32) -> bool {
+        let Some(place) = self.of_connection(key, pinned) else { return false };
+        // It was there until then.
+        self.expire(place, tick);
+        let template = self.get_mut(place);
+        template.map(|template| template.connections = template.connections.saturating_sub(1)).is_some()
     }
 
-    fn get(&mut self, key: TemplateKey) -> Option<&mut Template> {
-        self.templates.get_mut(*self.places.get(&key)? as usize)?.as_mut()
+    /// The template by which a connection got its real: of all that the client has, the last with this one.
+    fn of_connection(&self, key: TemplateKey, pinned: Pinned) -> Option<u32> {
+        let is_its = |template: &Template| template.pinned == pinned && template.connections > 0;
+        self.chain(key).find(|place| self.get(*place).is_some_and(is_its))
+    }
+
+    /// All templates of a client, the last one first. Only that can be one that is not spent.
+    fn chain(&self, key: TemplateKey) -> impl Iterator<Item = u32> {
+        std::iter::successors(self.places.get(&key).copied(), |place| self.get(*place)?.older)
+    }
+
+    fn get(&self, place: u32) -> Option<&Template> {
+        self.templates.get(place as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, place: u32) -> Option<&mut Template> {
+        self.templates.get_mut(place as usize)?.as_mut()
     }
 
     /// Goes on with at most `count` templates, round and round.
@@ -169,25 +196,30 @@ impl Templates {
         for _ in 0..count.min(self.templates.len()) {
             let place = self.swept;
             self.swept = if place + 1 == self.templates.len() { 0 } else { place + 1 };
-            self.expire(place, tick);
+            self.expire(place as u32, tick);
         }
     }
 
-    fn expire(&mut self, place: usize, tick: u32) {
-        let Some(template) = self.templates.get_mut(place).and_then(Option::as_mut) else { return };
-        while template.left(tick) == 0 {
-            if template.connections == 0 || template.spent {
-                let gone = *template;
-                self.templates[place] = None;
-                self.free.push(place as u32);
-                if !gone.spent {
-                    self.places.remove(&gone.key);
-                }
-                return;
+    fn expire(&mut self, place: u32, tick: u32) {
+        while let Some(template) = self.get_mut(place).filter(|template| template.left(tick) == 0) {
+            if template.connections == 0 {
+                return self.remove(place);
             }
             template.patience = GRACE;
             template.ends = template.ends.wrapping_add(GRACE);
         }
+    }
+
+    fn remove(&mut self, place: u32) {
+        let Some(Template { key, older, .. }) = self.get(place).copied() else { return };
+        let newer = self.chain(key).find(|newer| self.get(*newer).is_some_and(|newer| newer.older == Some(place)));
+        match (newer.and_then(|newer| self.get_mut(newer)), older) {
+            (Some(newer), older) => newer.older = older,
+            (None, Some(older)) => _ = self.places.insert(key, older),
+            (None, None) => _ = self.places.remove(&key),
+        }
+        self.templates[place as usize] = None;
+        self.free.push(place);
     }
 }
 
@@ -200,6 +232,14 @@ mod tests {
 
     fn key(client: u32) -> TemplateKey {
         TemplateKey::new(ServiceId::from_number(1).unwrap(), Ipv4Addr::from_bits(client).into(), 32)
+    }
+
+    fn to(real: u16) -> Pinned {
+        Pinned { real: RealId(real), generation: 0 }
+    }
+
+    fn of(templates: &mut Templates, client: u32, tick: u32) -> Option<u16> {
+        templates.find(key(client), tick).map(|found| found.pinned.real.0)
     }
 
     #[test]
@@ -216,34 +256,84 @@ mod tests {
     #[test]
     fn a_template_lives_as_long_as_it_is_used_or_a_connection_of_it_lives() {
         let mut templates = Templates::new(4);
-        assert!(templates.bind(key(1), RealId(3), 0, 5 * MINUTE, 0));
-        assert_eq!(templates.find(key(1), 5 * MINUTE - 1).map(|found| found.real), Some(RealId(3)));
-        assert!(templates.find(key(1), 5 * MINUTE).is_some(), "its connection is still there");
-        templates.release(key(1));
+        assert!(templates.bind(key(1), to(3), 5 * MINUTE, 0));
+        assert_eq!(of(&mut templates, 1, 5 * MINUTE - 1), Some(3));
+        assert_eq!(of(&mut templates, 1, 5 * MINUTE), Some(3), "its connection is still there");
+        assert!(templates.release(key(1), to(3), 5 * MINUTE));
         assert_eq!(templates.find(key(1), 6 * MINUTE - 1).map(|found| found.left(6 * MINUTE - 1)), Some(1));
-        assert_eq!(templates.find(key(1), 6 * MINUTE), None);
+        assert_eq!(of(&mut templates, 1, 6 * MINUTE), None);
         assert!(templates.is_empty());
-        assert!(templates.bind(key(1), RealId(4), 0, 5 * MINUTE, 0));
-        templates.release(key(1));
+        assert!(templates.bind(key(1), to(4), 5 * MINUTE, 0));
+        assert!(templates.release(key(1), to(4), MINUTE));
         templates.use_again(key(1), 4 * MINUTE);
-        templates.release(key(1));
+        assert!(templates.release(key(1), to(4), 5 * MINUTE));
         templates.sweep(9 * MINUTE - 1, 100);
         assert_eq!(templates.len(), 1);
         templates.sweep(9 * MINUTE, 100);
         assert_eq!((templates.len(), templates.iter().count()), (0, 0));
     }
 
+    /// The sweep finds a connection's end later than it was: what counts is when it was.
     #[test]
-    fn another_real_takes_the_place_of_one_that_is_of_no_use() {
-        let mut templates = Templates::new(2);
-        assert!(templates.bind(key(1), RealId(3), 0, MINUTE, 0));
-        assert!(templates.bind(key(1), RealId(4), 0, MINUTE, 5));
+    fn a_template_lives_until_the_minute_after_its_last_connection() {
+        let mut templates = Templates::new(1);
+        assert!(templates.bind(key(1), to(3), MINUTE, 0));
+        assert!(templates.release(key(1), to(3), 3 * MINUTE / 2));
+        templates.sweep(2 * MINUTE - 1, 1);
+        assert_eq!(templates.len(), 1, "it was there when the template's time was over first");
+        templates.sweep(2 * MINUTE, 1);
+        assert_eq!(templates.len(), 0);
+    }
+
+    #[test]
+    fn a_spent_template_lives_as_long_as_the_connections_that_began_by_it() {
+        let mut templates = Templates::new(3);
+        assert!(templates.bind(key(1), to(3), MINUTE, 0));
+        templates.spend(key(1));
+        assert_eq!(of(&mut templates, 1, 1), None);
         assert_eq!(templates.iter().filter(|template| template.spent).count(), 1);
-        assert!(!templates.bind(key(2), RealId(4), 0, MINUTE, 5), "there is no room");
-        assert_eq!(templates.find(key(2), 6), None);
-        templates.assure(key(1));
-        assert_eq!(templates.find(key(1), 6).map(|found| (found.real, found.assured)), Some((RealId(4), true)));
-        templates.sweep(MINUTE, 2);
-        assert_eq!(templates.len(), 1, "the spent one is not kept alive by anything");
+        assert!(templates.bind(key(1), to(4), MINUTE, 5));
+        assert!(templates.assure(key(1), to(3)), "its connection goes on");
+        assert!(!templates.assure(key(2), to(3)) && !templates.assure(key(1), to(5)));
+        assert_eq!(templates.find(key(1), 6).map(|found| (found.pinned, found.assured)), Some((to(4), false)));
+        assert!(templates.release(key(1), to(4), 10) && !templates.release(key(1), to(4), 10));
+        templates.sweep(MINUTE + 5, 3);
+        assert_eq!(of(&mut templates, 1, MINUTE + 5), None);
+        assert_eq!(templates.iter().map(|left| left.pinned).collect::<Vec<_>>(), [to(3)]);
+        assert!(templates.release(key(1), to(3), MINUTE + 6));
+        templates.sweep(2 * MINUTE, 3);
+        assert!(templates.is_empty() && templates.places.is_empty());
+    }
+
+    #[test]
+    fn there_is_room_for_so_many() {
+        let mut templates = Templates::new(2);
+        assert!(templates.bind(key(1), to(3), MINUTE, 0) && templates.bind(key(1), to(4), MINUTE, 5));
+        assert!(!templates.bind(key(2), to(4), MINUTE, 5), "there is no room");
+        assert_eq!((of(&mut templates, 2, 6), of(&mut templates, 1, 6)), (None, Some(4)));
+    }
+
+    /// Whatever happens, each template is in its client's chain once, and only the first of a chain can be used.
+    #[test]
+    fn chains_hold_every_template_once() {
+        let mut templates = Templates::new(8);
+        let mut state = 1u64;
+        for tick in 0..20_000 {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            let (client, real) = ((state >> 33) as u32 % 4, (state >> 40) as u16 % 3);
+            match (state >> 50) % 5 {
+                0 => _ = templates.bind(key(client), to(real), 40, tick),
+                1 if templates.find(key(client), tick).is_some() => templates.use_again(key(client), tick),
+                2 => templates.spend(key(client)),
+                3 => _ = templates.release(key(client), to(real), tick),
+                _ => templates.sweep(tick, 3),
+            }
+            let mut chained: Vec<u32> = (0..4).flat_map(|client| templates.chain(key(client))).collect();
+            chained.sort();
+            let there = (0..8).filter(|place| templates.get(*place).is_some());
+            assert_eq!(chained, there.collect::<Vec<_>>());
+            let second: Vec<u32> = (0..4).flat_map(|client| templates.chain(key(client)).skip(1)).collect();
+            assert!(second.iter().all(|place| templates.get(*place).unwrap().spent));
+        }
     }
 }

@@ -26,7 +26,8 @@ pub fn reply(link: &Ethernet, ip: &Ipv4, packet: &[u8], mac: Mac) -> Option<Vec<
     let answer = ipv4::Header {
         tos: asked[1],
         id: [asked[4], asked[5]],
-        dont_fragment: asked[6] & ipv4::DONT_FRAGMENT != 0,
+        // As the kernel has it: the answer may be cut, whatever the request might.
+        dont_fragment: false,
         protocol: ipv4::ICMP,
         source: ip.destination,
         destination: ip.source,

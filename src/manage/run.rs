@@ -20,7 +20,7 @@ use crate::service::registry::NoNumber;
 use crate::service::{Composer, Composition, Reach, Registry, Snapshot, Station};
 use crate::sys::epoch::Publisher;
 use crate::sys::netdev::Tap;
-use crate::worker::exchange::{self, Errand, Handed, Inbox, Outbox};
+use crate::worker::exchange::{self, Handed, Inbox, Outbox, Refused};
 
 /// Frames that one turn takes from each source, so that none starves the others.
 const BATCH: usize = 64;
@@ -315,16 +315,21 @@ impl<F: Frame> Management<F> {
     fn take_from_workers(&mut self, now: Now, turn: &mut Turn) -> bool {
         let outbox = self.outbox.clone();
         let mut taken = 0;
-        for Errand { handed, answer } in std::iter::from_fn(|| outbox.manage.pop()).take(BATCH) {
+        for Handed { port, frame } in std::iter::from_fn(|| outbox.manage.pop()).take(BATCH) {
             taken += 1;
-            let (port, frame) = (usize::from(handed.port), handed.frame);
+            let port = usize::from(port);
             let Some(bytes) = untagged(&frame, self.vlan(port), &mut turn.buffer) else { continue };
             let length = bytes.len();
-            match answer {
-                None => self.manager.handle(now, port, bytes, &mut turn.out),
-                Some(answer) => self.manager.refuse(now, port, answer, bytes, &mut turn.out),
-            }
+            self.manager.handle(now, port, bytes, &mut turn.out);
             self.carry_out(Some(length), turn);
+        }
+        for Refused { handed, answer } in std::iter::from_fn(|| outbox.refused.pop()).take(BATCH) {
+            taken += 1;
+            let port = usize::from(handed.port);
+            if let Some(bytes) = untagged(&handed.frame, self.vlan(port), &mut turn.buffer) {
+                self.manager.refuse(now, port, answer, bytes, &mut turn.out);
+                self.carry_out(None, turn);
+            }
         }
         for Handed { port, frame } in std::iter::from_fn(|| outbox.host.pop()).take(BATCH) {
             taken += 1;

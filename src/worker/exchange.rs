@@ -94,25 +94,28 @@ pub struct Handed<F> {
     pub frame: F,
 }
 
-/// A frame that the management core is to answer.
-pub struct Errand<F> {
+/// A frame that goes nowhere, and what its sender is told.
+pub struct Refused<F> {
     pub handed: Handed<F>,
-    /// What the sender is told; none: what it asks for (ARP, ping).
-    pub answer: Option<Answer>,
+    pub answer: Answer,
 }
 
 /// From all workers to the management core.
 pub struct Outbox<F> {
-    /// ARP, ICMP to virtual addresses, and packets that are refused with an answer.
-    pub manage: ArrayQueue<Errand<F>>,
-    /// For the host's kernel. A queue of its own, so that a flood of one does not starve the other.
+    /// ARP, and ICMP to virtual addresses. Each has a queue of its own, so that a flood of one does not starve the
+    /// others: above all not this one, by which the reals' MACs come.
+    pub manage: ArrayQueue<Handed<F>>,
+    /// Packets that are refused with an answer: a client can make as many as it likes.
+    pub refused: ArrayQueue<Refused<F>>,
+    /// For the host's kernel.
     pub host: ArrayQueue<Handed<F>>,
     pub bell: Bell,
 }
 
 impl<F> Outbox<F> {
     pub fn new(capacity: usize) -> std::io::Result<Outbox<F>> {
-        Ok(Outbox { manage: ArrayQueue::new(capacity), host: ArrayQueue::new(capacity), bell: Bell::new()? })
+        let (manage, refused, host) = (ArrayQueue::new(capacity), ArrayQueue::new(capacity), ArrayQueue::new(capacity));
+        Ok(Outbox { manage, refused, host, bell: Bell::new()? })
     }
 }
 

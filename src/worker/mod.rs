@@ -18,8 +18,8 @@ use crate::packet::port::MAX_PORTS;
 use crate::packet::{Burst, Frame, Queue};
 use crate::service::Snapshot;
 use crate::sys::epoch::Reader;
-use crate::verdict::{Answer, DropReason, Verdict};
-use exchange::{Entry, Errand, Handed, Inbox, Outbox, Page, Question};
+use crate::verdict::{DropReason, Verdict};
+use exchange::{Entry, Handed, Inbox, Outbox, Page, Question, Refused};
 use handover::Links;
 
 /// How long a worker spins before it lets go of the core.
@@ -176,9 +176,12 @@ impl<Q: Queue> Worker<Q> {
             Verdict::Forward { port } => return self.sides[usize::from(port)].leaving.push(handed.frame),
             Verdict::Drop(reason) => return counters.dropped[reason as usize].add(1),
             Verdict::Hand { worker } => return self.links.stage(worker, handed.frame),
-            Verdict::Manage => (self.manage(handed, None), &counters.to_manage, DropReason::ManageQueueFull),
+            Verdict::Manage => {
+                (self.outbox.manage.push(handed).is_ok(), &counters.to_manage, DropReason::ManageQueueFull)
+            }
             Verdict::Answer(answer) => {
-                (self.manage(handed, Some(answer)), &counters.to_manage, DropReason::ManageQueueFull)
+                let queued = self.outbox.refused.push(Refused { handed, answer }).is_ok();
+                (queued, &counters.to_manage, DropReason::AnswerQueueFull)
             }
             Verdict::Host => (self.outbox.host.push(handed).is_ok(), &counters.to_host, DropReason::HostQueueFull),
         };
@@ -188,10 +191,6 @@ impl<Q: Queue> Worker<Q> {
         } else {
             counters.dropped[full as usize].add(1);
         }
-    }
-
-    fn manage(&self, handed: Handed<Q::Frame>, answer: Option<Answer>) -> bool {
-        self.outbox.manage.push(Errand { handed, answer }).is_ok()
     }
 
     /// Sends what the burst left behind.

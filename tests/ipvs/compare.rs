@@ -11,7 +11,7 @@ pub struct Difference {
     pub ours: Vec<String>,
 }
 
-/// The kernel's answer as far as the subject has to give it yet: who sends nothing of its own drops in silence.
+/// An answer as far as the subject has to give it yet: who sends nothing of its own drops in silence.
 pub fn lowered(answer: &[String], can: &dyn Fn(Capability) -> bool) -> Vec<String> {
     let lower = |line: &String| {
         let silent = line.starts_with("tcp ") && !can(Capability::Resets)
@@ -30,9 +30,9 @@ pub fn differences(
     assert_eq!((steps.len(), steps.len()), (kernel.len(), ours.len()), "an answer a step");
     let mut found = Vec::new();
     for (at, step) in steps.iter().enumerate() {
-        let kernel = lowered(&kernel[at], can);
-        if kernel != ours[at] && !is_the_hosts(&kernel, &ours[at]) {
-            found.push(Difference { at, step: step.to_string(), kernel, ours: ours[at].clone() });
+        let (kernel, ours) = (lowered(&kernel[at], can), lowered(&ours[at], can));
+        if kernel != ours && !is_the_hosts(&kernel, &ours) {
+            found.push(Difference { at, step: step.to_string(), kernel, ours });
         }
     }
     found
@@ -43,12 +43,23 @@ fn is_the_hosts(kernel: &[String], ours: &[String]) -> bool {
     ours == ["host"] && kernel.iter().all(|line| !line.starts_with("real "))
 }
 
-/// What kind of a difference it is: the words without the numbers.
-fn kind(difference: &Difference) -> (Vec<String>, Vec<String>) {
-    let words = |lines: &[String]| -> Vec<String> {
-        lines.iter().map(|line| line.chars().filter(|letter| !letter.is_ascii_digit()).collect()).collect()
+impl Difference {
+    /// The lines that only the kernel has, and those that only we have.
+    pub fn lines(&self) -> (Vec<&str>, Vec<&str>) {
+        fn only<'l>(these: &'l [String], others: &[String]) -> Vec<&'l str> {
+            these.iter().filter(|line| !others.contains(line)).map(String::as_str).collect()
+        }
+        (only(&self.kernel, &self.ours), only(&self.ours, &self.kernel))
+    }
+}
+
+/// What kind of a difference it is: the words without the numbers of the first lines that differ.
+fn kind(difference: &Difference) -> (String, String) {
+    let (kernel, ours) = difference.lines();
+    let words = |lines: Vec<&str>| -> String {
+        lines.first().unwrap_or(&"").chars().filter(|letter| !letter.is_ascii_digit()).collect()
     };
-    (words(&difference.kernel), words(&difference.ours))
+    (words(kernel), words(ours))
 }
 
 /// Drops steps, in halves, quarters and so on down to one by one, while there still is a difference of the kind of the

@@ -101,7 +101,7 @@ impl Known<'_> {
     /// One that is spent has lost its ports.
     fn template(&self, template: &Template) -> String {
         let takes = self.takes(Some(template.key.service));
-        let real = self.registry.real_name(template.real).expect("whose template it is").address;
+        let real = self.registry.real_name(template.pinned.real).expect("whose template it is").address;
         let (protocol, address) = match takes {
             Takes::Mark(mark) => ("IP", IpAddr::V4(mark.into())),
             Takes::Address { protocol, address, .. } => (protocol.name(), address),

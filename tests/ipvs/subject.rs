@@ -8,7 +8,8 @@ use drover::config::{self, Config, edit};
 use drover::counters::Ledger;
 use drover::director::{Director, Tables};
 use drover::flow::{FlowTable, WideTable};
-use drover::packet::Burst;
+use drover::manage::echo;
+use drover::packet::{Burst, answer, ethernet, ipv4};
 use drover::service::{Composer, Reach, Snapshot, Station};
 use drover::sim::SimFrame;
 use drover::verdict::Verdict;
@@ -33,9 +34,8 @@ impl Pure {
     pub fn can(capability: Capability) -> bool {
         use Capability::*;
         match capability {
-            Sysctls | Echo | ErrorsIn | Resets | ErrorsOut => false,
-            Edits | Reuse | UsedUp | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts | Schedulers
-            | Listings => true,
+            Edits | Reuse | UsedUp | Schedulers | Persistence | OnePacket | Thresholds | AnyPort | Marks | Timeouts
+            | Sysctls | Listings | Echo | ErrorsIn | Resets | ErrorsOut => true,
         }
     }
 }
@@ -46,6 +46,8 @@ impl Subject for Pure {
         steps.iter().map(|step| course.take(step)).collect()
     }
 }
+
+const MTU: u16 = 1500;
 
 /// One run of the director.
 struct Course {
@@ -59,6 +61,7 @@ struct Course {
     paused: bool,
     /// What the kernel has as sysctls and the director as settings of a service.
     expire_nodest_conn: bool,
+    expire_quiescent_template: bool,
     services: Vec<ServiceSpec>,
 }
 
@@ -66,7 +69,7 @@ impl Course {
     fn begin() -> Course {
         let config = config::parse(&file(), "conformance").unwrap_or_else(|errors| panic!("{errors}"));
         let network = config.ports[0].address;
-        let station = Station { mac: DIRECTOR, network, vlan: None, mtu: 1500 };
+        let station = Station { mac: DIRECTOR, network, vlan: None, mtu: MTU };
         let mut composer = Composer::new(config.limits, vec![station]);
         let snapshot = composer.compose(1, &config, &reach).snapshot;
         let ledger = Arc::new(Ledger::new(config.limits.services, config.limits.reals));
@@ -84,6 +87,7 @@ impl Course {
             now: Now::from_secs(PAUSE),
             paused: false,
             expire_nodest_conn: false,
+            expire_quiescent_template: false,
             services: Vec::new(),
         }
     }
@@ -107,14 +111,17 @@ impl Course {
         let mut burst = Burst::new();
         burst.push(SimFrame(frame.clone()));
         let verdicts = self.director.decide(self.now, &self.snapshot.stations[0], &self.snapshot, &mut burst);
-        match verdicts[0] {
-            Verdict::Forward { .. } => packet::answer(&frame, &[burst.remove(0).0]),
-            Verdict::Drop(_) => "drop".into(),
-            Verdict::Host => "host".into(),
-            Verdict::Manage => "manage".into(),
-            Verdict::Answer(_) => "drop".into(),
-            Verdict::Hand { worker } => format!("worker {worker}"),
-        }
+        let came = burst.remove(0).0;
+        let sent = match verdicts[0] {
+            Verdict::Forward { .. } => Some(came),
+            Verdict::Drop(_) => None,
+            Verdict::Answer(answer) => answer::answer(&came, answer, |_| Some(MTU)).map(without_padding),
+            // What else could be for management is not in any scenario.
+            Verdict::Manage => echo_reply(&came).map(without_padding),
+            Verdict::Host => return "host".into(),
+            Verdict::Hand { worker } => panic!("there is no worker {worker}"),
+        };
+        packet::answer(&frame, sent.as_slice())
     }
 
     fn list(&mut self, listing: Listing) -> Vec<String> {
@@ -144,8 +151,11 @@ impl Course {
                 there.into_iter().for_each(|there| *there = service.clone());
             }
             Edit::DeleteService(key) => self.services.retain(|service| service.key != *key),
-            Edit::Sysctl(Sysctl::ExpireNodestConn, on) => {
-                self.expire_nodest_conn = *on;
+            Edit::Sysctl(which, on) => {
+                *match which {
+                    Sysctl::ExpireNodestConn => &mut self.expire_nodest_conn,
+                    Sysctl::ExpireQuiescentTemplate => &mut self.expire_quiescent_template,
+                } = *on;
                 let services: Vec<_> = self.services.iter().map(|service| self.service_words(service)).collect();
                 return services.into_iter().flat_map(|words| self.apply(&edit::Edit::EditService(words))).collect();
             }
@@ -165,7 +175,7 @@ impl Course {
                 let seconds = |seconds: u32| (seconds > 0).then_some(seconds.into());
                 edit::Edit::SetTimeouts { tcp: seconds(*tcp), tcp_fin: seconds(*tcp_fin), udp: seconds(*udp) }
             }
-            Edit::Sysctl(..) => panic!("not yet: {edit}"),
+            Edit::Sysctl(..) => unreachable!("it was made above"),
         };
         self.apply(&edit)
     }
@@ -187,6 +197,7 @@ impl Course {
             persistent: service.persistent.map(i64::from),
             netmask: service.persistent.map(|_| Ipv4Addr::from_bits(mask_bits(service.mask)).to_string()),
             one_packet: service.one_packet,
+            expire_quiescent: service.persistent.is_some() && self.expire_quiescent_template,
             on_removed: Some(if self.expire_nodest_conn { "reset" } else { "drop" }.into()),
             on_miss: Some("reset".into()),
             ..key_words(service.key)
@@ -204,6 +215,19 @@ fn file() -> String {
         VIPS[1],
         MARKED_PORT + 9
     )
+}
+
+fn echo_reply(frame: &[u8]) -> Option<Vec<u8>> {
+    let link = ethernet::parse(frame)?;
+    let packet = &frame[link.payload..];
+    echo::reply(&link, &ipv4::parse(packet, packet.len()).ok()?, packet, DIRECTOR)
+}
+
+/// Padding is Ethernet's, and the kernel leaves it to its driver.
+fn without_padding(mut frame: Vec<u8>) -> Vec<u8> {
+    let length = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+    frame.truncate(ethernet::HEADER + length);
+    frame
 }
 
 /// All reals answer at once.

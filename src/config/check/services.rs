@@ -85,6 +85,7 @@ pub(in crate::config) fn check_one(
     let settings = Settings {
         persistence,
         one_packet: raw.one_packet.as_ref().is_some_and(|switch| *switch.get_ref()),
+        expire_quiescent: raw.expire_quiescent.as_ref().is_some_and(|switch| *switch.get_ref()),
         on_removed: choice(&raw.on_removed, &key("on_removed"), &removed, OnRemoved::default(), mistakes),
         on_miss: choice(&raw.on_miss, &key("on_miss"), &miss, OnMiss::of(scheduler), mistakes),
     };
@@ -113,6 +114,11 @@ fn what_goes_together(path: &str, raw: &RawService, takes: Takes, settings: &Set
             Persistence::SECONDS
         );
         mistakes.add(takes_place(raw), format!("{path}.{}", takes_key(raw)), message);
+    }
+    if settings.expire_quiescent && settings.persistence.is_none() && raw.persistent.is_none() {
+        let at = raw.expire_quiescent.as_ref().map_or(raw.at, |switch| switch.span().start);
+        let message = "true is not allowed: only beside persistent, whose clients otherwise stay with their server";
+        mistakes.add(at, format!("{path}.expire_quiescent"), message);
     }
     if settings.one_packet && matches!(takes, Takes::Address { protocol: Protocol::Tcp, .. }) {
         let at = raw.one_packet.as_ref().map_or(raw.at, |switch| switch.span().start);
