@@ -78,6 +78,9 @@ pub(super) struct Service {
     /// Clients in one such network are one client to --persistent.
     #[arg(long, short = 'M')]
     netmask: Option<String>,
+    /// Clients leave a real that is drained (weight 0) with their next connection
+    #[arg(long, requires = "persistent")]
+    expire_quiescent: bool,
     /// Every datagram is scheduled by itself.
     #[arg(long, short)]
     one_packet: bool,
@@ -170,6 +173,7 @@ impl Service {
             flags: self.flags.clone(),
             persistent: self.persistent,
             netmask: self.netmask.clone(),
+            expire_quiescent: self.expire_quiescent,
             one_packet: self.one_packet,
             on_removed: self.on_removed.clone(),
             on_miss: self.on_miss.clone(),

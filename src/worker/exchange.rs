@@ -183,8 +183,8 @@ impl Entry {
             client: (template.key.client(), 0),
             service: Some(template.key.service),
             destination: (None, 0, 0),
-            real: template.real,
-            generation: template.generation,
+            real: template.pinned.real,
+            generation: template.pinned.generation,
             state: if template.assured { "ASSURED" } else { "NONE" },
             ticks_left: template.left(tick),
         }
