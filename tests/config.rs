@@ -660,7 +660,11 @@ fn the_wide_table_is_as_large_as_somebody_needs_it() {
     assert_eq!(wide("per_worker = 5000", range), Ok(1024));
     assert_eq!(wide("wide_per_worker = 3000", exact), Ok(3000));
     let said = wide("wide_per_worker = 1000", exact).unwrap_err();
-    assert_eq!(said, "x.toml:2:19: flows.wide_per_worker: 1000 is not allowed: 1024 to 1073741824");
+    assert_eq!(
+        said,
+        "x.toml:2:19: flows.wide_per_worker: 1000 is not allowed: 1024 to 1073741824; a connection takes about 42.7 \
+         bytes: 125000 take 6 MB a worker"
+    );
 }
 
 #[test]

@@ -103,10 +103,25 @@ fn flows(raw: &RawConfig, services: &[Arc<ServiceConfig>], mistakes: &mut Mistak
     let per_worker = flows_per_worker(&raw.flows_per_worker, mistakes);
     let quarter = per_worker / 4;
     let half_open = number(&raw.flows_half_open, "flows.half_open", 0..=per_worker as i64, quarter as i64, mistakes);
+    let wide = wide_per_worker(&raw.flows_wide, FlowsConfig::wide_for(per_worker, services), mistakes);
+    FlowsConfig { per_worker, half_open: half_open as usize, wide_per_worker: wide }
+}
+
+fn wide_per_worker(raw: &Number, default: usize, mistakes: &mut Mistakes) -> usize {
     const ALLOWED: RangeInclusive<i64> = FlowsConfig::LEAST as i64..=FlowsConfig::MOST as i64;
-    let wide = FlowsConfig::wide_for(per_worker, services);
-    let wide = number(&raw.flows_wide, "flows.wide_per_worker", ALLOWED, wide as i64, mistakes);
-    FlowsConfig { per_worker, half_open: half_open as usize, wide_per_worker: wide as usize }
+    const EXAMPLE: usize = 125_000;
+    let Some(raw) = raw else { return default };
+    let value = *raw.get_ref();
+    if !ALLOWED.contains(&value) {
+        let message = format!(
+            "{value} is not allowed: {} to {}; a connection takes about 42.7 bytes: {EXAMPLE} take {} MB a worker",
+            ALLOWED.start(),
+            ALLOWED.end(),
+            FlowsConfig::wide_bytes(EXAMPLE).div_ceil(1 << 20),
+        );
+        mistakes.add(raw.span().start, "flows.wide_per_worker", message);
+    }
+    value.clamp(*ALLOWED.start(), *ALLOWED.end()) as usize
 }
 
 fn flows_per_worker(raw: &Number, mistakes: &mut Mistakes) -> usize {

@@ -240,10 +240,9 @@ impl FlowsConfig {
     pub const LEAST: usize = 1_024;
     pub const MOST: usize = 1 << 30;
 
-    /// What one worker's tables take: buckets of 64 bytes, and of 128 in the wide one, with three of their four slots
-    /// used, and sixteen more as each one's stash.
+    /// What one worker's tables take.
     pub const fn bytes_per_worker(&self) -> u64 {
-        FlowsConfig::narrow_bytes(self.per_worker) + ((self.wide_per_worker as u64).div_ceil(3) + 16) * 128
+        FlowsConfig::narrow_bytes(self.per_worker) + FlowsConfig::wide_bytes(self.wide_per_worker)
     }
 
     /// Room in the wide table that nobody said anything of: only who needs it pays for it.
@@ -252,8 +251,19 @@ impl FlowsConfig {
         if needed { (per_worker / 8).max(FlowsConfig::LEAST) } else { FlowsConfig::LEAST }
     }
 
+    /// Buckets of 64 bytes with three of their four slots used, and sixteen more as the stash.
     pub const fn narrow_bytes(connections: usize) -> u64 {
         ((connections as u64).div_ceil(3) + 16) * 64
+    }
+
+    /// The same with buckets of 128 bytes.
+    pub const fn wide_bytes(connections: usize) -> u64 {
+        FlowsConfig::narrow_bytes(connections) * 2
+    }
+
+    /// The wide table is as small as can be, and worth no huge page.
+    pub const fn wide_is_least(&self) -> bool {
+        self.wide_per_worker == FlowsConfig::LEAST
     }
 }
 

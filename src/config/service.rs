@@ -302,12 +302,14 @@ impl ServiceConfig {
         words.join(" ")
     }
 
-    /// What it does with connections that lost their real, and with packets of none, where that is not the default.
+    /// What it does with clients of a drained real, with connections that lost theirs, and with packets of none, where
+    /// that is not the default.
     pub fn manners(&self) -> String {
-        let Settings { on_removed, on_miss, .. } = self.settings;
+        let Settings { expire_quiescent, on_removed, on_miss, .. } = self.settings;
+        let quiescent = expire_quiescent.then(|| "expire_quiescent".to_owned());
         let removed = (on_removed != OnRemoved::default()).then(|| format!("on_removed {}", on_removed.name()));
         let miss = (on_miss != OnMiss::of(self.scheduler)).then(|| format!("on_miss {}", on_miss.name()));
-        removed.into_iter().chain(miss).collect::<Vec<_>>().join(" ")
+        quiescent.into_iter().chain(removed).chain(miss).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::{
     Config, Device, Idle, MacMatch, MatchRule, OnMiss, OnRemoved, PortConfig, Ports, Protocol, RealConfig,
-    ServiceConfig, Takes, Timeouts, WorkerCores,
+    ServiceConfig, Settings, Takes, Timeouts, WorkerCores,
 };
 use crate::packet::Ipv4Net;
 
@@ -93,20 +93,24 @@ fn service(out: &mut String, service: &ServiceConfig) -> fmt::Result {
     if !flags.is_empty() {
         writeln!(out, "flags = \"{}\"", flags.join(","))?;
     }
-    if let Some(persistence) = settings.persistence {
+    // Taken apart, so that a new setting cannot be forgotten here.
+    let Settings { persistence, expire_quiescent, one_packet, on_removed, on_miss } = settings;
+    if let Some(persistence) = persistence {
         writeln!(out, "persistent = {}", persistence.seconds)?;
         if let Some(mask) = persistence.mask() {
             writeln!(out, "netmask = \"{mask}\"")?;
         }
     }
-    if settings.one_packet {
-        writeln!(out, "one_packet = true")?;
+    for (key, set) in [("expire_quiescent", expire_quiescent), ("one_packet", one_packet)] {
+        if *set {
+            writeln!(out, "{key} = true")?;
+        }
     }
-    if settings.on_removed != OnRemoved::default() {
-        writeln!(out, "on_removed = \"{}\"", settings.on_removed.name())?;
+    if *on_removed != OnRemoved::default() {
+        writeln!(out, "on_removed = \"{}\"", on_removed.name())?;
     }
-    if settings.on_miss != OnMiss::of(*scheduler) {
-        writeln!(out, "on_miss = \"{}\"", settings.on_miss.name())?;
+    if *on_miss != OnMiss::of(*scheduler) {
+        writeln!(out, "on_miss = \"{}\"", on_miss.name())?;
     }
     reals.iter().try_for_each(|each| real(out, each))
 }

@@ -169,6 +169,7 @@ impl<F: Send> Desk<F> {
                 flags: service.flags(),
                 persistent: service.settings.persistence.map(|persistence| persistence.seconds),
                 netmask: service.settings.persistence.and_then(|persistence| persistence.mask()),
+                expire_quiescent: service.settings.expire_quiescent,
                 one_packet: service.settings.one_packet,
                 on_removed: service.settings.on_removed.name().into(),
                 on_miss: service.settings.on_miss.name().into(),

@@ -399,6 +399,8 @@ pub struct ServiceEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netmask: Option<Ipv4Addr>,
     #[serde(default, skip_serializing_if = "is_false")]
+    pub expire_quiescent: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
     pub one_packet: bool,
     /// `reschedule`, `reset` or `drop`.
     #[serde(default)]
@@ -406,7 +408,7 @@ pub struct ServiceEntry {
     /// `hash`, `reset` or `drop`.
     #[serde(default)]
     pub on_miss: String,
-    /// Those of the last two that are not the default, for listings.
+    /// Those of these that no flag says, where they are not the default, for listings.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub manners: String,
     pub traffic: TrafficEntry,

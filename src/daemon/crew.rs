@@ -146,7 +146,7 @@ fn tables(flows: &FlowsConfig, hugepages: bool, node: Option<u32>) -> Result<Tab
     let narrow =
         FlowTable::on_node(flows.per_worker, hugepages, node, secret()?).context("no memory for the flow table")?;
     // A small one is not worth a huge page.
-    let hugepages = hugepages && flows.wide_per_worker > FlowsConfig::LEAST;
+    let hugepages = hugepages && !flows.wide_is_least();
     let wide = WideTable::on_node(flows.wide_per_worker, hugepages, node, secret()?);
     let wide = wide.context("no memory for the wide flow table")?;
     Ok(Tables { narrow, wide })

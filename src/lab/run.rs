@@ -219,6 +219,7 @@ mod tests {
             flags: String::new(),
             persistent: None,
             netmask: None,
+            expire_quiescent: false,
             one_packet: false,
             on_removed: "reschedule".into(),
             on_miss: "reset".into(),

@@ -32,23 +32,28 @@ struct Need {
 impl Need {
     fn of(config: &Config) -> Need {
         let workers = config.cores.workers.count();
-        let each = config.flows.bytes_per_worker().next_multiple_of(2 * MB);
+        // Each table has pages of its own.
+        let narrow = FlowsConfig::narrow_bytes(config.flows.per_worker).next_multiple_of(2 * MB);
+        let wide = match config.flows.wide_is_least() {
+            true => 0,
+            false => FlowsConfig::wide_bytes(config.flows.wide_per_worker).next_multiple_of(2 * MB),
+        };
+        let each = narrow.saturating_add(wide);
         let buffers = u64::from(config.memory_mb) * MB;
         let tables = each.saturating_mul(workers as u64);
-        let wide = match config.flows.wide_per_worker {
-            FlowsConfig::LEAST => String::new(),
-            wide => format!(", and {wide} wide ones at about 42.7"),
+        let wide_ones = match wide {
+            0 => String::new(),
+            _ => format!(", and {} wide ones at about 42.7", config.flows.wide_per_worker),
         };
         let arithmetic = format!(
             "{} MB are needed: memory_mb = {} and {workers} × {} MB for the connections ({} per worker at about 21.3 \
-             bytes{wide})",
+             bytes{wide_ones})",
             buffers.saturating_add(tables).div_ceil(MB),
             config.memory_mb,
             each.div_ceil(MB),
             config.flows.per_worker
         );
-        let mostly_wide = each > 2 * FlowsConfig::narrow_bytes(config.flows.per_worker).next_multiple_of(2 * MB);
-        Need { buffers, tables, mostly_wide, arithmetic }
+        Need { buffers, tables, mostly_wide: wide > narrow, arithmetic }
     }
 
     fn bytes(&self) -> u64 {

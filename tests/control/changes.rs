@@ -178,7 +178,8 @@ fn timeouts_are_set_and_shown_as_ipvsadm_does() {
 fn the_running_configuration_is_shown_as_a_file() {
     let live = live();
     live.does("service add udp 10.9.0.102:5000-5099 -s mh -b mh-port --on-miss drop -o");
-    live.does("service add tcp 10.9.0.103:0 -p -M 255.255.0.0");
+    let said = live.does("service add tcp 10.9.0.103:0 -p -M 255.255.0.0 --expire-quiescent");
+    assert!(said.contains("TCP 10.9.0.103:0 wlc persistent 360 mask 255.255.0.0 expire_quiescent\n"), "{said}");
     live.does("service add mark 7");
     live.does("real add mark 7 10.9.0.20 -w 0 -x 9 -y 3 --mac 02:00:00:00:00:77");
     let shown = live.does("config show");

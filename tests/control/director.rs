@@ -231,6 +231,7 @@ fn service(protocol: &str, at: &str, scheduler: &str, reals: Vec<RealEntry>) -> 
         flags: String::new(),
         persistent: None,
         netmask: None,
+        expire_quiescent: false,
         one_packet: false,
         on_removed: "reschedule".into(),
         on_miss: "reset".into(),

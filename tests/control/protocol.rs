@@ -22,6 +22,7 @@ fn requests() -> Vec<Request> {
         flags: Some("mh-port".into()),
         persistent: Some(300),
         netmask: Some("255.255.255.0".into()),
+        expire_quiescent: true,
         one_packet: true,
         on_removed: Some("reset".into()),
         on_miss: Some("drop".into()),
