@@ -87,13 +87,20 @@ pub struct Ledger {
     /// By the service's and the real's index.
     pub services: Box<[Traffic]>,
     pub reals: Box<[Traffic]>,
+    /// The epoch of the snapshot since which the worker has gone through its whole flow table.
+    pub swept: Counter,
 }
 
 impl Ledger {
     /// Lines for all numbers that there can be.
     pub fn new(services: usize, reals: usize) -> Ledger {
         let lines = |count| (0..count).map(|_| Traffic::default()).collect();
-        Ledger { frames: CachePadded::default(), services: lines(services), reals: lines(reals) }
+        Ledger {
+            frames: CachePadded::default(),
+            services: lines(services),
+            reals: lines(reals),
+            swept: Counter::default(),
+        }
     }
 
     /// Forgets what was counted under numbers that are about to mean something else. Only for numbers that nobody has:

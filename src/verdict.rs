@@ -57,6 +57,8 @@ drop_reasons! {
     RealUnresolved = "real_unresolved",
     /// The management core's queue is full.
     ManageQueueFull = "manage_queue_full",
+    /// The queue of packets whose senders are to be told is full.
+    AnswerQueueFull = "answer_queue_full",
     /// The queue towards the host's kernel is full.
     HostQueueFull = "host_queue_full",
     /// The port did not take the frame for sending.

@@ -7,7 +7,7 @@ use drover::config::{
     self, Config, CoresConfig, Device, FlowsConfig, Idle, Limits, MacMatch, OnMiss, OnRemoved, Ports, Scheduler,
     ServiceConfig, Timeouts, WorkerCores,
 };
-use drover::flow::FlowTable;
+use drover::flow::{FlowTable, WideTable};
 use drover::packet::Mac;
 use proptest::prelude::*;
 
@@ -638,10 +638,33 @@ fn a_pci_address_and_a_vdev_are_taken_as_people_write_them() {
 fn the_arithmetic_is_that_of_the_table() {
     for per_worker in [FlowsConfig::LEAST, 3_000, 12_288, 12_289, 100_000, 1_000_001] {
         let table = FlowTable::new(per_worker, false, [1, 2]).unwrap();
-        let said = FlowsConfig { per_worker, half_open: 0 }.bytes_per_worker();
+        let said = FlowsConfig::narrow_bytes(per_worker);
         assert_eq!(said, table.buckets() as u64 * 64, "{per_worker}");
         assert_eq!(said, FlowTable::bytes_for(per_worker) as u64, "{per_worker}");
+        let both = FlowsConfig { per_worker, half_open: 0, wide_per_worker: per_worker / 2 + 1 };
+        let wide = WideTable::new(both.wide_per_worker, false, [1, 2]).unwrap();
+        assert_eq!(both.bytes_per_worker(), said + wide.buckets() as u64 * 128, "{per_worker}");
     }
+}
+
+#[test]
+fn the_wide_table_is_as_large_as_somebody_needs_it() {
+    let port = "[[port]]\ntap = \"dtap0\"\naddress = \"10.9.0.10/24\"\n";
+    let wide = |flows: &str, service: &str| {
+        let text = format!("[flows]\n{flows}\n{port}{service}");
+        config::parse(&text, "x.toml").map(|config| config.flows.wide_per_worker).map_err(|errors| errors.to_string())
+    };
+    let (exact, range) = ("[[service]]\ntcp = \"10.9.0.100:80\"", "[[service]]\ntcp = \"10.9.0.100:80-89\"");
+    assert_eq!([wide("", exact), wide("", range)], [Ok(1024), Ok(125_000)]);
+    assert_eq!(wide("", "[[service]]\nmark = 7"), Ok(125_000));
+    assert_eq!(wide("per_worker = 5000", range), Ok(1024));
+    assert_eq!(wide("wide_per_worker = 3000", exact), Ok(3000));
+    let said = wide("wide_per_worker = 1000", exact).unwrap_err();
+    assert_eq!(
+        said,
+        "x.toml:2:19: flows.wide_per_worker: 1000 is not allowed: 1024 to 1073741824; a connection takes about 42.7 \
+         bytes: 125000 take 6 MB a worker"
+    );
 }
 
 #[test]

@@ -20,7 +20,7 @@ use drover::sim::{SimFrame, SimQueue};
 use drover::sys::epoch;
 use drover::verdict::DropReason;
 use drover::worker::Worker;
-use drover::worker::exchange::{Inbox, Outbox, Question};
+use drover::worker::exchange::{Entry, Inbox, Outbox, Question};
 use drover::worker::handover::{self, Links};
 
 const OWNERS: [u64; 2] = [0x4528_21e6_38d0_1377, 0xbe54_66cf_34e9_0c6c];
@@ -98,11 +98,16 @@ impl Crew {
             self.inboxes[worker].questions.push(question).map_err(|_| ()).unwrap();
             self.workers[worker].turn(NOW);
             let page = page.try_recv().unwrap();
-            clients.extend(page.entries.iter().map(|entry| entry.key.client()));
+            clients.extend(page.entries.iter().map(client_of));
             from = page.next;
         }
         clients
     }
+}
+
+fn client_of(entry: &Entry) -> (Ipv4Addr, u16) {
+    let std::net::IpAddr::V4(address) = entry.client.0 else { panic!("IPv6") };
+    (address, entry.client.1)
 }
 
 fn client(number: usize) -> (Ipv4Addr, u16) {

@@ -253,7 +253,7 @@ proptest! {
     #[test]
     fn a_plan_leads_there(old in text(), new in text()) {
         let (old, new) = (good(&old), good(&new));
-        let mut config = Config { limits: new.limits, ..old.clone() };
+        let mut config = Config { limits: new.limits, flows: new.flows.clone(), ..old.clone() };
         for change in edit::plan(&old, &new) {
             if let Some(edit) = as_edit(&change) {
                 let found = edit::check(&config, &edit).map(without_reals);
@@ -264,4 +264,61 @@ proptest! {
         prop_assert_eq!(in_order(&config), in_order(&new));
         prop_assert_eq!(edit::plan(&config, &new), []);
     }
+}
+
+#[test]
+fn many_changes_at_once_are_what_they_are_one_by_one() {
+    let other = "[[port]]\nname = \"lan\"\ntap = \"dtap0\"\naddress = \"10.9.0.10/24\"\n\
+        [[service]]\ntcp = \"10.9.0.103:80\"\n[[service.real]]\naddress = \"10.9.0.13\"\n\
+        [[service]]\ntcp = \"10.9.0.100:80\"\nscheduler = \"lc\"\n[[service.real]]\naddress = \"10.9.0.12\"\nweight = 9\n\
+        [[service.real]]\naddress = \"10.9.0.14\"\n";
+    let (one, two) = (good(FILE), good(other));
+    for (from, to) in [(&one, &two), (&two, &one)] {
+        let changes = edit::plan(from, to);
+        let (mut together, mut singly) = (from.clone(), from.clone());
+        edit::make_all(&mut together, &changes);
+        changes.iter().for_each(|change| edit::make(&mut singly, change));
+        assert_eq!(together, singly);
+        assert_eq!(edit::plan(&together, to), []);
+    }
+    // Who goes and comes again has left no trace of the first time.
+    let takes = one.services[0].takes;
+    let again = Arc::new(ServiceConfig::new(takes, Scheduler::RoundRobin, Vec::new()));
+    let mut config = one.clone();
+    edit::make_all(&mut config, &[Change::DeleteService(takes), Change::AddService(again.clone())]);
+    assert_eq!((config.services.len(), config.services.last()), (one.services.len(), Some(&again)));
+}
+
+#[test]
+fn what_is_most_likely_not_meant_is_remarked() {
+    let config = good("[[port]]\ntap = \"dtap0\"\naddress = \"10.9.0.10/24\"\n");
+    let remarks = |words| edit::remarks(&config, &[edit::check(&config, &Edit::AddService(words)).unwrap()]);
+    assert_eq!(remarks(tcp("10.9.0.100:80")), Vec::<String>::new());
+    let room = "there is room for 1024 connections of services of several addresses or ports a worker: \
+                flows.wide_per_worker, at the next start";
+    assert_eq!(remarks(tcp("10.9.0.100:80-81")), [room]);
+    let mark = ServiceWords { mark: Some(7), ..ServiceWords::default() };
+    assert_eq!(remarks(mark), ["no [[match]] gives mark 7: nothing comes to FWM 7", room]);
+}
+
+#[test]
+fn a_file_read_again_changes_what_it_can_and_says_what_it_cannot() {
+    let running = good(FILE);
+    assert_eq!(edit::reload(&running, &running.clone()).unwrap(), edit::Reload { changes: vec![], notes: vec![] });
+    let file = |from: &str, to: &str| {
+        assert!(FILE.contains(from));
+        good(&FILE.replacen(from, to, 1))
+    };
+    let later = good(&format!("idle = \"poll\"\nmax_reals = 99\ncontrol.socket = \"/x\"\n{FILE}"));
+    let edit::Reload { changes, notes } = edit::reload(&running, &later).unwrap();
+    assert_eq!((changes, notes.len()), (vec![], 3));
+    assert_eq!(notes[0], "idle has changed in the file: it takes effect at the next start");
+    let moved = edit::reload(&running, &file("10.9.0.10/24", "10.9.0.9/24")).unwrap_err();
+    assert!(moved[0].to_string().contains("port: not as they were at the start"), "{moved:?}");
+    let small = good(&format!("max_reals = 2\nmax_services = 3\n{FILE}"));
+    let more = file("address = \"10.9.0.12\"", "address = \"10.9.0.12\"\n[[service.real]]\naddress = \"10.9.0.13\"");
+    let refused = edit::reload(&small, &more).unwrap_err();
+    assert_eq!(refused.len(), 1);
+    let said = refused[0].to_string();
+    assert!(said.contains("max_reals: 3 reals are too many for the running director, which has room for 2"), "{said}");
 }

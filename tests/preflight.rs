@@ -219,6 +219,9 @@ fn memory_that_is_not_there_is_refused_with_the_arithmetic() {
     // What the workers need is counted whether or not there are cores for them.
     let problems = bench.problems(&tap("flows.per_worker = 50_000_000\ncores.workers = [1, 2, 3, 8]\n"));
     assert!(problems[1].what.starts_with("4584 MB are needed: memory_mb = 512 and 4 × 1018 MB"), "{problems:#?}");
+    let (what, remedy) = bench.problem(&tap("flows.per_worker = 1024\nflows.wide_per_worker = 1_000_000_000\n"));
+    assert!(what.contains("(1024 per worker at about 21.3 bytes, and 1000000000 wide ones at about 42.7)"), "{what}");
+    assert_eq!(remedy, "lower wide_per_worker under [flows], or use fewer workers");
     let (what, remedy) = bench.problem(&tap("flows.per_worker = 1_000_000_000\n"));
     assert!(what.ends_with("but this machine has 8192 MB in all"), "{what}");
     assert_eq!(remedy, "lower per_worker under [flows], or use fewer workers");

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use crossbeam::channel::bounded;
 use drover::packet::Mac;
-use drover::service::Reach;
+use drover::service::{Composer, Reach};
 use drover::sim::SimFrame;
 use drover::sim::frames::FrameBuilder;
 use drover::verdict::DropReason;
@@ -33,10 +33,11 @@ fn every_frame_is_accounted_for() {
     let frames = &bench.ledger.frames;
     assert_eq!((frames.received.get(), frames.forwarded.get()), (600, 200));
     assert_eq!(bench.wire.sent().len(), 200);
-    assert_eq!(dropped(&bench, DropReason::NoConnection), 100);
-    assert_eq!((frames.to_manage.get(), dropped(&bench, DropReason::ManageQueueFull)), (4, 96));
+    // ACKs of no connection, and ARP: neither takes the other's place.
+    assert_eq!((dropped(&bench, DropReason::AnswerQueueFull), dropped(&bench, DropReason::ManageQueueFull)), (96, 96));
+    assert_eq!(frames.to_manage.get(), 8);
     assert_eq!((frames.to_host.get(), dropped(&bench, DropReason::HostQueueFull)), (4, 96));
-    assert_eq!((bench.outbox.manage.len(), bench.outbox.host.len()), (4, 4));
+    assert_eq!((bench.outbox.manage.len(), bench.outbox.refused.len(), bench.outbox.host.len()), (4, 4, 4));
     assert_eq!(frames.forwarded_bytes.get(), 100 * (54 + 42));
 }
 
@@ -98,9 +99,32 @@ fn lists_its_flows_page_by_page() {
         bench.turn();
         let page = page.try_recv().expect("answered within a turn");
         assert!(page.entries.len() <= 100);
-        ports.extend(page.entries.iter().map(|entry| entry.key.client().1));
+        ports.extend(page.entries.iter().map(|entry| entry.client.1));
         from = page.next;
     }
     ports.sort_unstable();
     assert_eq!(ports, (1..=3000).collect::<Vec<_>>());
+}
+
+/// Numbers are given to others by it: it must never be said too early.
+#[test]
+fn tells_when_all_its_tables_were_gone_through_since_it_held_a_snapshot() {
+    let mut bench = Bench::new(snapshot(), 3000, 40, 4);
+    let swept = |bench: &Bench| bench.ledger.swept.get();
+    let seconds = |bench: &mut Bench, count: u64| {
+        for _ in 0..count * 10 {
+            bench.now = bench.now + std::time::Duration::from_millis(100);
+            bench.worker.turn(bench.now);
+        }
+    };
+    seconds(&mut bench, 60);
+    assert_eq!(swept(&bench), 1);
+    bench
+        .publisher
+        .replace(Composer::new(config().limits, Vec::new()).compose(2, &config(), &|_, _| Reach::Unknown).snapshot);
+    bench.worker.turn(bench.now);
+    seconds(&mut bench, 9);
+    assert_eq!(swept(&bench), 1, "no table can have been gone through in nine seconds");
+    seconds(&mut bench, 60);
+    assert_eq!(swept(&bench), 2);
 }

@@ -1,5 +1,6 @@
 //! `drover`, the operator's command: asks a director over its config socket and renders the answer.
 
+mod change;
 mod cores;
 pub mod lab;
 pub mod render;
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use crate::control::client::{Client, ClientError, DEFAULT_SOCKET, SOCKET_VARIABLE, unexpected};
 use crate::control::wire::{Answer, Request, Status};
+use change::{How, NoMark, RealVerb, ServiceVerb, Timeouts};
 use cores::PerCore;
 use lab::LabVerb;
 use render::Style;
@@ -40,6 +42,16 @@ enum Verb {
     /// Services and their real servers.
     #[command(subcommand)]
     Service(ServiceVerb),
+    /// Real servers of a service.
+    #[command(subcommand)]
+    Real(RealVerb),
+    /// How long connections are remembered.
+    Timeouts(Timeouts),
+    /// Read the configuration file again, and do what it says anew of services, match rules and timeouts.
+    Reload(How),
+    /// The configuration in force.
+    #[command(subcommand)]
+    Config(ConfigVerb),
     /// Connections.
     #[command(subcommand)]
     Conn(ConnVerb),
@@ -61,9 +73,9 @@ enum Verb {
 }
 
 #[derive(Debug, Subcommand)]
-enum ServiceVerb {
-    /// As `ipvsadm -Ln` shows them, with each real's state and MAC address.
-    List,
+enum ConfigVerb {
+    /// As a configuration file would have it.
+    Show,
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,12 +88,22 @@ enum ConnVerb {
     },
 }
 
+/// As clap has it.
+const WRONG_USAGE: u8 = 2;
+
 /// Why a command failed.
 enum Failure {
     Client(ClientError),
     /// Nobody reads our output any more.
     Output(io::Error),
     StillThere(Duration),
+    Usage(NoMark),
+}
+
+impl From<NoMark> for Failure {
+    fn from(error: NoMark) -> Failure {
+        Failure::Usage(error)
+    }
 }
 
 impl From<ClientError> for Failure {
@@ -113,7 +135,7 @@ pub fn main() -> ExitCode {
             // What was listed before the failure comes first.
             let _ = out.flush();
             explain(&failure);
-            ExitCode::FAILURE
+            if matches!(failure, Failure::Usage(_)) { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -125,20 +147,38 @@ fn explain(failure: &Failure) {
         Failure::StillThere(waited) => {
             format!("the director was told to stop and is still there after {} s", waited.as_secs())
         }
+        Failure::Usage(NoMark(word)) => format!("{word:?} is no mark: a number from 1 on, such as 7"),
     };
     // Without a place for complaints there is nobody to complain to.
     let _ = writeln!(io::stderr(), "drover: {text}");
 }
 
 fn run(cli: &Cli, style: Style, out: &mut impl Write) -> Result<(), Failure> {
+    // Wrong usage is told whether there is a director or not.
+    let change = change_of(&cli.verb)?;
     let mut client = Client::connect(&cli.socket)?;
+    if let Some(request) = change {
+        return ask_change(&mut client, request, cli.json, out);
+    }
     match &cli.verb {
         Verb::Status => status(&mut client, cli.json, style, out),
-        Verb::Service(ServiceVerb::List) => services(&mut client, cli.json, style, out),
+        Verb::Config(ConfigVerb::Show) => config(&mut client, cli.json, out),
         Verb::Conn(ConnVerb::List { limit }) => connections(&mut client, cli.json, *limit, out),
         Verb::Stats { per_core } => stats(&mut client, cli.json, *per_core, style, out),
         Verb::Stop { wait } => stop(&mut client, cli.json, Duration::from_secs(*wait), out),
-        Verb::Lab(_) => Ok(()),
+        Verb::Service(_) => services(&mut client, cli.json, style, out),
+        Verb::Real(_) | Verb::Timeouts(_) | Verb::Reload(_) | Verb::Lab(_) => Ok(()),
+    }
+}
+
+/// What a verb asks to be changed, if it is one that changes anything.
+fn change_of(verb: &Verb) -> Result<Option<Request>, NoMark> {
+    match verb {
+        Verb::Service(verb) => verb.request(),
+        Verb::Real(verb) => verb.request().map(Some),
+        Verb::Timeouts(seconds) => Ok(Some(seconds.request())),
+        Verb::Reload(how) => Ok(Some(how.reload())),
+        _ => Ok(None),
     }
 }
 
@@ -174,6 +214,25 @@ fn ask_services(client: &mut Client) -> Result<Vec<crate::control::wire::Service
 fn services(client: &mut Client, json: bool, style: Style, out: &mut impl Write) -> Result<(), Failure> {
     let services = ask_services(client)?;
     if json { print_json(&services, out) } else { Ok(out.write_all(render::services(&services, style).as_bytes())?) }
+}
+
+/// Asks for a change, or for the timeouts, which the same verb does without any.
+fn ask_change(client: &mut Client, request: Request, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    match client.ask(&request)? {
+        Answer::Changed(changed) if json => print_json(&changed, out),
+        Answer::Changed(changed) => Ok(out.write_all(render::changed(&changed).as_bytes())?),
+        Answer::Timeouts(timeouts) if json => print_json(&timeouts, out),
+        Answer::Timeouts(timeouts) => Ok(out.write_all(render::timeouts(&timeouts).as_bytes())?),
+        _ => Err(unexpected(&request).into()),
+    }
+}
+
+fn config(client: &mut Client, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let text = ask(client, Request::ConfigShow, |answer| match answer {
+        Answer::Config(text) => Some(text),
+        _ => None,
+    })?;
+    if json { print_json(&text, out) } else { Ok(out.write_all(text.as_bytes())?) }
 }
 
 /// Printed as they come: a full table does not fit into memory twice.

@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 
 use super::table::{Column, Table};
 use crate::control::wire::{
-    ConnEntry, FrameStats, ManageStats, PortStats, PortStatus, RealEntry, RealState, ServiceEntry, Stats, Status,
-    Steering, WorkerStatus,
+    Changed, ConnEntry, FrameStats, ManageStats, PortStats, PortStatus, RealEntry, RealState, ServiceEntry, Stats,
+    Status, Steering, TimeoutsEntry, WorkerStatus,
 };
 use crate::packet::BURST;
 use crate::verdict::DropReason;
@@ -207,8 +207,9 @@ pub fn services(services: &[ServiceEntry], style: Style) -> String {
          State       MAC\n",
     );
     for service in services {
-        let how = [plain(&service.scheduler), plain(&service.flags)].join(" ");
-        text += &format!("{:<4} {} {}\n", plain(&service.protocol), plain(&service.address), how.trim_end());
+        let how = [&service.scheduler, &service.flags, &service.manners].map(|words| plain(words));
+        let how = how.into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
+        text += &format!("{:<4} {} {how}\n", plain(&service.protocol), plain(&service.address));
         for real in &service.reals {
             text += &real_line(real, style);
         }
@@ -219,7 +220,7 @@ pub fn services(services: &[ServiceEntry], style: Style) -> String {
 fn real_line(real: &RealEntry, style: Style) -> String {
     let state = format!("{:<11}", state_name(real.state));
     format!(
-        "  -> {:<28} {:<7} {:<6} {:<10} {:<10} {} {}\n",
+        "  -> {:<28} {:<7} {:<6} {:<10} {:<10} {} {}{}\n",
         real.address,
         plain(&real.forward),
         real.weight,
@@ -227,7 +228,30 @@ fn real_line(real: &RealEntry, style: Style) -> String {
         real.traffic.inactive,
         style.paint(colour_of(real.state), &state),
         real.mac.as_deref().map_or("-".into(), plain),
+        thresholds(real),
     )
+}
+
+fn thresholds(real: &RealEntry) -> String {
+    if real.upper == 0 { String::new() } else { format!(" upper {} lower {}", real.upper, real.lower) }
+}
+
+/// What was done, or would be.
+pub fn changed(changed: &Changed) -> String {
+    let mut text: String = changed.changes.iter().map(|line| format!("{}\n", plain(line))).collect();
+    text.extend(changed.notes.iter().map(|note| format!("note: {}\n", plain(note))));
+    let epoch = changed.epoch;
+    text + &match (changed.changes.is_empty(), changed.dry_run, changed.workers_behind) {
+        (true, ..) => format!("nothing to change: it is so already, epoch {epoch}\n"),
+        (_, true, _) => format!("a dry run: nothing was changed, epoch {epoch} is in force\n"),
+        (_, _, 0) => format!("done: epoch {epoch} is in force on all workers\n"),
+        (_, _, behind) => format!("done: epoch {epoch}, but workers that have not taken it up yet: {behind}\n"),
+    }
+}
+
+pub fn timeouts(timeouts: &TimeoutsEntry) -> String {
+    let TimeoutsEntry { tcp, tcp_fin, udp } = timeouts;
+    format!("Timeout (tcp tcpfin udp): {tcp} {tcp_fin} {udp}\n")
 }
 
 pub const CONNECTIONS_HEAD: &str =

@@ -12,12 +12,13 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use toml::Spanned;
 
 use super::error::Mistakes;
 use super::raw::{Number, RawConfig, RawTimeouts, RawWorkers, Text, shown};
-use super::{Config, ControlConfig, CoresConfig, FlowsConfig, Idle, Limits, Timeouts, WorkerCores};
+use super::{Config, ControlConfig, CoresConfig, FlowsConfig, Idle, Limits, ServiceConfig, Timeouts, WorkerCores};
 
 /// What `sched_setaffinity`'s mask has room for.
 const HIGHEST_CORE: i64 = 1023;
@@ -42,7 +43,7 @@ pub(super) fn check(raw: &RawConfig, mistakes: &mut Mistakes) -> Config {
         hugepages: raw.hugepages.as_ref().is_none_or(|switch| *switch.get_ref()),
         memory_mb: number(&raw.memory_mb, "memory_mb", 64..=1 << 20, 512, mistakes) as u32,
         idle,
-        flows: flows(raw, mistakes),
+        flows: flows(raw, &services, mistakes),
         control: ControlConfig { socket: socket(&raw.control_socket, mistakes) },
         limits: limits(raw, mistakes),
         timeouts: timeouts(&raw.timeouts, "timeouts", Timeouts::default(), mistakes),
@@ -98,11 +99,29 @@ fn core_number(raw: &Spanned<i64>, key: &str, mistakes: &mut Mistakes) -> usize 
     number(&Some(raw.clone()), key, 0..=HIGHEST_CORE, 0, mistakes) as usize
 }
 
-fn flows(raw: &RawConfig, mistakes: &mut Mistakes) -> FlowsConfig {
+fn flows(raw: &RawConfig, services: &[Arc<ServiceConfig>], mistakes: &mut Mistakes) -> FlowsConfig {
     let per_worker = flows_per_worker(&raw.flows_per_worker, mistakes);
     let quarter = per_worker / 4;
     let half_open = number(&raw.flows_half_open, "flows.half_open", 0..=per_worker as i64, quarter as i64, mistakes);
-    FlowsConfig { per_worker, half_open: half_open as usize }
+    let wide = wide_per_worker(&raw.flows_wide, FlowsConfig::wide_for(per_worker, services), mistakes);
+    FlowsConfig { per_worker, half_open: half_open as usize, wide_per_worker: wide }
+}
+
+fn wide_per_worker(raw: &Number, default: usize, mistakes: &mut Mistakes) -> usize {
+    const ALLOWED: RangeInclusive<i64> = FlowsConfig::LEAST as i64..=FlowsConfig::MOST as i64;
+    const EXAMPLE: usize = 125_000;
+    let Some(raw) = raw else { return default };
+    let value = *raw.get_ref();
+    if !ALLOWED.contains(&value) {
+        let message = format!(
+            "{value} is not allowed: {} to {}; a connection takes about 42.7 bytes: {EXAMPLE} take {} MB a worker",
+            ALLOWED.start(),
+            ALLOWED.end(),
+            FlowsConfig::wide_bytes(EXAMPLE).div_ceil(1 << 20),
+        );
+        mistakes.add(raw.span().start, "flows.wide_per_worker", message);
+    }
+    value.clamp(*ALLOWED.start(), *ALLOWED.end()) as usize
 }
 
 fn flows_per_worker(raw: &Number, mistakes: &mut Mistakes) -> usize {
@@ -116,7 +135,7 @@ fn flows_per_worker(raw: &Number, mistakes: &mut Mistakes) -> usize {
              of them used): {DEFAULT} connections take {} MB a worker",
             ALLOWED.start(),
             ALLOWED.end(),
-            FlowsConfig { per_worker: DEFAULT as usize, half_open: 0 }.bytes_per_worker().div_ceil(1 << 20),
+            FlowsConfig::narrow_bytes(DEFAULT as usize).div_ceil(1 << 20),
         );
         mistakes.add(raw.span().start, "flows.per_worker", message);
     }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::check::ports::Ports as Stations;
@@ -13,32 +14,54 @@ use super::check::services::{
 };
 use super::error::{Mistake, Mistakes};
 use super::raw::{RawPersistence, RawReal, RawService, RawTimeouts};
-use super::{Config, Forwarding, Limits, MatchRule, RealConfig, ServiceConfig, Takes, Timeouts, check};
+use super::{Config, FlowsConfig, Forwarding, Limits, MatchRule, RealConfig, ServiceConfig, Takes, Timeouts, check};
+
+mod reload;
+mod say;
+
+pub use reload::{Reload, reload};
 
 /// What an edit says of a service, in its own words: exactly one of the first three, and of the rest what is not left
 /// to its default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ServiceWords {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mark: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduler: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,
     /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub netmask: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub expire_quiescent: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub one_packet: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_removed: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_miss: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RealWords {
     pub address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub upper: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lower: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
 }
 
@@ -237,41 +260,78 @@ impl RealWords {
     }
 }
 
-/// Makes changes that were checked against this configuration, or planned from it. One that names what is not there
+/// Makes a change that was checked against this configuration, or planned from it. One that names what is not there
 /// changes nothing.
 pub fn make(config: &mut Config, change: &Change) {
-    match change {
-        Change::DeleteService(takes) => config.services.retain(|service| service.takes != *takes),
-        Change::AddService(service) => config.services.push(service.clone()),
-        Change::EditService(edited) => {
-            let is_same = |there: &ServiceConfig| {
-                (there.takes, there.scheduler, there.settings) == (edited.takes, edited.scheduler, edited.settings)
-            };
-            // What changes nothing is not taken for an edit of a real, which counts even then.
-            if !config.services.iter().any(|there| is_same(there)) {
-                with_service(config, edited.takes, |service| {
-                    let reals = std::mem::take(&mut service.reals);
-                    *service = ServiceConfig { reals, ..ServiceConfig::clone(edited) };
-                });
+    make_all(config, std::slice::from_ref(change));
+}
+
+/// The same for many, of a long list of services too.
+pub fn make_all(config: &mut Config, changes: &[Change]) {
+    let services = config.services.iter().enumerate();
+    let mut places: HashMap<Takes, usize> = services.map(|(place, service)| (service.takes, place)).collect();
+    let mut gone = HashSet::new();
+    for change in changes {
+        match change {
+            Change::DeleteService(takes) => gone.extend(places.remove(takes)),
+            Change::AddService(service) => {
+                places.insert(service.takes, config.services.len());
+                config.services.push(service.clone());
+            }
+            Change::SetTimeouts(timeouts) => config.timeouts = *timeouts,
+            Change::SetMatches(rules) => config.matches = rules.clone(),
+            Change::EditService(edited) => {
+                change_service(config, places.get(&edited.takes), change);
+            }
+            Change::AddReal(takes, _) | Change::EditReal(takes, _) | Change::DeleteReal(takes, _) => {
+                change_service(config, places.get(takes), change);
             }
         }
-        Change::AddReal(takes, real) => with_service(config, *takes, |service| service.reals.push(real.clone())),
-        Change::EditReal(takes, edited) => with_service(config, *takes, |service| {
+    }
+    let mut place = 0..;
+    config.services.retain(|_| place.next().is_some_and(|place| !gone.contains(&place)));
+}
+
+fn change_service(config: &mut Config, place: Option<&usize>, change: &Change) {
+    let Some(service) = place.and_then(|place| config.services.get_mut(*place)) else { return };
+    let service = Arc::make_mut(service);
+    match change {
+        Change::EditService(edited) => {
+            let reals = std::mem::take(&mut service.reals);
+            *service = ServiceConfig { reals, ..ServiceConfig::clone(edited) };
+        }
+        Change::AddReal(_, real) => service.reals.push(real.clone()),
+        Change::EditReal(_, edited) => {
             let there = service.reals.iter_mut().find(|real| real.address == edited.address);
             there.into_iter().for_each(|real| *real = edited.clone());
-        }),
-        Change::DeleteReal(takes, address) => {
-            with_service(config, *takes, |service| service.reals.retain(|real| real.address != *address));
         }
-        Change::SetTimeouts(timeouts) => config.timeouts = *timeouts,
-        Change::SetMatches(rules) => config.matches = rules.clone(),
+        Change::DeleteReal(_, address) => service.reals.retain(|real| real.address != *address),
+        _ => (),
     }
 }
 
-fn with_service(config: &mut Config, takes: Takes, change: impl FnOnce(&mut ServiceConfig)) {
-    if let Some(service) = config.services.iter_mut().find(|service| service.takes == takes) {
-        change(Arc::make_mut(service));
+/// What is allowed, but most likely not all that was meant: for who makes these changes of `config`.
+pub fn remarks(config: &Config, changes: &[Change]) -> Vec<String> {
+    let added = changes.iter().filter_map(|change| match change {
+        Change::AddService(service) => Some(service.takes),
+        _ => None,
+    });
+    let (mut remarks, mut several) = (Vec::new(), false);
+    for takes in added {
+        several |= takes.as_exact().is_none();
+        if let Takes::Mark(mark) = takes
+            && !config.matches.iter().any(|rule| rule.mark == mark)
+            && !changes.iter().any(|change| matches!(change, Change::SetMatches(_)))
+        {
+            remarks.push(format!("no [[match]] gives mark {mark}: nothing comes to {takes}"));
+        }
     }
+    let room = config.flows.wide_per_worker;
+    if several && room == FlowsConfig::LEAST {
+        let what = "connections of services of several addresses or ports";
+        remarks.push(format!("there is room for {room} {what} a worker: flows.wide_per_worker, at the next start"));
+    }
+    remarks
 }
 
 /// What leads from one configuration's services to another's, in an order in which every step is sound: first what goes,

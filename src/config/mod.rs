@@ -9,6 +9,7 @@ mod error;
 mod raw;
 mod scheduler;
 mod service;
+mod show;
 
 use std::fmt;
 use std::fs::File;
@@ -231,16 +232,38 @@ pub struct FlowsConfig {
     pub per_worker: usize,
     /// How many of them may be half open: a SYN was seen, and nothing since.
     pub half_open: usize,
+    /// Room for what a client and a service alone do not name: connections of services of several addresses or ports.
+    pub wide_per_worker: usize,
 }
 
 impl FlowsConfig {
     pub const LEAST: usize = 1_024;
     pub const MOST: usize = 1 << 30;
 
-    /// What one worker's table takes: buckets of 64 bytes with three of their four slots used, and sixteen more as its
-    /// stash.
+    /// What one worker's tables take.
     pub const fn bytes_per_worker(&self) -> u64 {
-        ((self.per_worker as u64).div_ceil(3) + 16) * 64
+        FlowsConfig::narrow_bytes(self.per_worker) + FlowsConfig::wide_bytes(self.wide_per_worker)
+    }
+
+    /// Room in the wide table that nobody said anything of: only who needs it pays for it.
+    pub fn wide_for(per_worker: usize, services: &[Arc<ServiceConfig>]) -> usize {
+        let needed = services.iter().any(|service| service.takes.as_exact().is_none());
+        if needed { (per_worker / 8).max(FlowsConfig::LEAST) } else { FlowsConfig::LEAST }
+    }
+
+    /// Buckets of 64 bytes with three of their four slots used, and sixteen more as the stash.
+    pub const fn narrow_bytes(connections: usize) -> u64 {
+        ((connections as u64).div_ceil(3) + 16) * 64
+    }
+
+    /// The same with buckets of 128 bytes.
+    pub const fn wide_bytes(connections: usize) -> u64 {
+        FlowsConfig::narrow_bytes(connections) * 2
+    }
+
+    /// The wide table is as small as can be, and worth no huge page.
+    pub const fn wide_is_least(&self) -> bool {
+        self.wide_per_worker == FlowsConfig::LEAST
     }
 }
 

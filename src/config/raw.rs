@@ -20,6 +20,7 @@ pub(super) struct RawConfig {
     pub ports: Vec<RawPort>,
     pub flows_per_worker: Number,
     pub flows_half_open: Number,
+    pub flows_wide: Number,
     pub control_socket: Text,
     pub max_services: Number,
     pub max_reals: Number,
@@ -121,10 +122,10 @@ fn read_config(table: &DeTable<'_>, mistakes: &mut Mistakes) -> RawConfig {
     let cores = top.section("cores", &["management", "workers"], |cores| (cores.number("management"), cores.workers()));
     let (management, workers) = cores.unwrap_or_default();
     let ports = top.sections("port", PORT_KEYS, read_port);
-    let flows = top.section("flows", &["per_worker", "half_open"], |flows| {
-        (flows.number("per_worker"), flows.number("half_open"))
+    let flows = top.section("flows", &["per_worker", "half_open", "wide_per_worker"], |flows| {
+        (flows.number("per_worker"), flows.number("half_open"), flows.number("wide_per_worker"))
     });
-    let (flows_per_worker, flows_half_open) = flows.unwrap_or_default();
+    let (flows_per_worker, flows_half_open, flows_wide) = flows.unwrap_or_default();
     let control_socket = top.section("control", &["socket"], |control| control.text("socket")).flatten();
     let (max_services, max_reals) = (top.number("max_services"), top.number("max_reals"));
     let timeouts = top.section("timeouts", &["tcp", "tcp_fin", "udp"], |timeouts| RawTimeouts {
@@ -143,6 +144,7 @@ fn read_config(table: &DeTable<'_>, mistakes: &mut Mistakes) -> RawConfig {
         ports,
         flows_per_worker,
         flows_half_open,
+        flows_wide,
         control_socket,
         max_services,
         max_reals,

@@ -194,6 +194,12 @@ pub struct Persistence {
 impl Persistence {
     /// ipvsadm's, when only `-p` is said.
     pub const SECONDS: u32 = 360;
+
+    /// None: each client by itself.
+    pub fn mask(&self) -> Option<Ipv4Addr> {
+        let net = Ipv4Net { address: Ipv4Addr::UNSPECIFIED, prefix: self.prefix };
+        (self.prefix < 32).then(|| net.mask().into())
+    }
 }
 
 /// What becomes of a connection whose real was removed.
@@ -208,6 +214,16 @@ pub enum OnRemoved {
     Drop,
 }
 
+impl OnRemoved {
+    pub const fn name(self) -> &'static str {
+        match self {
+            OnRemoved::Reschedule => "reschedule",
+            OnRemoved::Reset => "reset",
+            OnRemoved::Drop => "drop",
+        }
+    }
+}
+
 /// What becomes of a TCP packet in the middle of a connection that nobody knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnMiss {
@@ -220,6 +236,14 @@ pub enum OnMiss {
 }
 
 impl OnMiss {
+    pub const fn name(self) -> &'static str {
+        match self {
+            OnMiss::Hash => "hash",
+            OnMiss::Reset => "reset",
+            OnMiss::Drop => "drop",
+        }
+    }
+
     /// What a service has that says nothing of it.
     pub const fn of(scheduler: Scheduler) -> OnMiss {
         match scheduler {
@@ -268,17 +292,24 @@ impl ServiceConfig {
         if !flags.is_empty() {
             words.push(format!("({})", flags.join(",")));
         }
-        if let Some(Persistence { seconds, prefix }) = self.settings.persistence {
-            words.push(format!("persistent {seconds}"));
-            if prefix < 32 {
-                let net = Ipv4Net { address: Ipv4Addr::UNSPECIFIED, prefix };
-                words.push(format!("mask {}", Ipv4Addr::from(net.mask())));
-            }
+        if let Some(persistence) = self.settings.persistence {
+            words.push(format!("persistent {}", persistence.seconds));
+            words.extend(persistence.mask().map(|mask| format!("mask {mask}")));
         }
         if self.settings.one_packet {
             words.push("ops".into());
         }
         words.join(" ")
+    }
+
+    /// What it does with clients of a drained real, with connections that lost theirs, and with packets of none, where
+    /// that is not the default.
+    pub fn manners(&self) -> String {
+        let Settings { expire_quiescent, on_removed, on_miss, .. } = self.settings;
+        let quiescent = expire_quiescent.then(|| "expire_quiescent".to_owned());
+        let removed = (on_removed != OnRemoved::default()).then(|| format!("on_removed {}", on_removed.name()));
+        let miss = (on_miss != OnMiss::of(self.scheduler)).then(|| format!("on_miss {}", on_miss.name()));
+        quiescent.into_iter().chain(removed).chain(miss).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Sender, bounded};
+use parking_lot::Mutex;
 
 use super::server::Handler;
 use super::wire::{
@@ -16,18 +17,18 @@ use super::wire::{
     ServiceEntry, Stats, Status, Steering, TrafficEntry, WorkerStatus,
 };
 use crate::clock::Now;
-use crate::config::{Config, RealConfig, ServiceConfig};
+use crate::config::{Config, Protocol, RealConfig, ServiceConfig, Takes};
 use crate::counters::{Counter, Ledger, Traffic};
-use crate::flow::ClientKey;
 use crate::manage::Neighbour;
-use crate::manage::run::View;
+use crate::manage::run::{Call, View};
 use crate::service::registry::RealName;
 use crate::service::{RealId, Registry, Station};
 use crate::verdict::DropReason;
 use crate::worker::exchange::{Entry, Inbox, Outbox, Page, Question};
 
 /// A worker or the management core that takes longer is stuck.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+const NO_ANSWER: &str = "the management core does not answer";
 
 /// What is known of a port from its start on.
 pub struct PortFacts {
@@ -45,6 +46,7 @@ pub struct WorkerFacts<F> {
 }
 
 pub struct Desk<F> {
+    /// As it was at the start: of its ports nothing changes.
     pub config: Arc<Config>,
     pub config_path: PathBuf,
     pub dpdk: String,
@@ -56,7 +58,9 @@ pub struct Desk<F> {
     pub steering: Steering,
     /// What the start had to say.
     pub remarks: Vec<String>,
-    pub questions: Sender<Sender<View>>,
+    pub calls: Sender<Call>,
+    /// Whoever changes the configuration holds it.
+    pub writing: Mutex<()>,
     pub outbox: Arc<Outbox<F>>,
     pub stop: Arc<AtomicBool>,
 }
@@ -68,6 +72,15 @@ impl<F: Send> Handler for Desk<F> {
             Request::ServiceList => self.services().map(Answer::Services),
             Request::ConnList { from } => self.connections(from).map(Answer::Connections),
             Request::Stats => self.stats().map(Answer::Stats),
+            Request::ConfigShow => self.show(),
+            Request::ServiceAdd { .. }
+            | Request::ServiceEdit { .. }
+            | Request::ServiceDelete { .. }
+            | Request::RealAdd { .. }
+            | Request::RealEdit { .. }
+            | Request::RealDelete { .. }
+            | Request::Timeouts { .. }
+            | Request::Reload { .. } => self.change(&request),
             Request::Stop => {
                 self.stop.store(true, Ordering::Relaxed);
                 self.outbox.bell.ring();
@@ -79,12 +92,20 @@ impl<F: Send> Handler for Desk<F> {
 }
 
 impl<F: Send> Desk<F> {
-    fn view(&self) -> Result<View, String> {
+    pub(super) fn view(&self) -> Result<View, String> {
+        self.ask_management(Call::View)
+    }
+
+    pub(super) fn ask_management<T>(&self, call: impl FnOnce(Sender<T>) -> Call) -> Result<T, String> {
         let (asker, answer) = bounded(1);
-        let gone = |_| "the management core does not answer".to_owned();
-        self.questions.send_timeout(asker, PATIENCE).map_err(|_| gone(()))?;
+        self.call(call(asker))?;
+        answer.recv_timeout(PATIENCE).map_err(|_| NO_ANSWER.to_owned())
+    }
+
+    pub(super) fn call(&self, call: Call) -> Result<(), String> {
+        self.calls.send_timeout(call, PATIENCE).map_err(|_| NO_ANSWER.to_owned())?;
         self.outbox.bell.ring();
-        answer.recv_timeout(PATIENCE).map_err(|_| gone(()))
+        Ok(())
     }
 
     fn status(&self) -> Result<Status, String> {
@@ -146,11 +167,18 @@ impl<F: Send> Desk<F> {
                 address: service.takes.place(),
                 scheduler: service.scheduler.name().into(),
                 flags: service.flags(),
+                persistent: service.settings.persistence.map(|persistence| persistence.seconds),
+                netmask: service.settings.persistence.and_then(|persistence| persistence.mask()),
+                expire_quiescent: service.settings.expire_quiescent,
+                one_packet: service.settings.one_packet,
+                on_removed: service.settings.on_removed.name().into(),
+                on_miss: service.settings.on_miss.name().into(),
+                manners: service.manners(),
                 traffic: self.traffic(|ledger| ledger.services.get(id?.index())),
                 reals: service.reals.iter().map(|real| self.real(&known, real, number(real))).collect(),
             }
         };
-        Ok(self.config.services.iter().map(entry).collect())
+        Ok(view.config.services.iter().map(entry).collect())
     }
 
     fn real(&self, known: &HashMap<Ipv4Addr, &Neighbour>, real: &RealConfig, id: Option<RealId>) -> RealEntry {
@@ -159,6 +187,8 @@ impl<F: Send> Desk<F> {
             address: SocketAddrV4::new(real.address, real.port),
             forward: real.forwarding.name().into(),
             weight: real.weight,
+            upper: real.upper,
+            lower: real.lower,
             state: known.map_or(RealState::Fixed, |each| each.state.into()),
             mac: real.mac.or(known.and_then(|each| each.mac)).map(|mac| mac.to_string()),
             traffic: self.traffic(|ledger| ledger.reals.get(id?.index())),
@@ -217,21 +247,37 @@ impl<F: Send> Desk<F> {
     }
 }
 
-/// What the entry is, by the names that its numbers stand for.
+/// What the entry is, by the names that its numbers stand for. What a service of several addresses, ports or protocols
+/// leaves open, the entry itself says; its real then has the port that the client asked for.
 fn connection(numbers: &Registry, worker: usize, entry: &Entry) -> Option<ConnEntry> {
-    let (protocol, address, port) = numbers.service_name(entry.key.service()?)?.as_exact()?;
-    let real = numbers.real_name(entry.pin.real())?;
-    let (IpAddr::V4(address), IpAddr::V4(real_address)) = (address, real.address) else { return None };
-    let (client, client_port) = entry.key.client();
+    let takes = *numbers.service_name(entry.service?)?;
+    let real = numbers.real_name(entry.real).filter(|_| numbers.generation(entry.real) == entry.generation)?;
+    let (address, protocol, port) = entry.destination;
+    let port = if port == 0 { takes.port() } else { port };
+    // The kernel lists a mark in the address's place.
+    let first = if let Takes::Mark(mark) = takes { Ipv4Addr::from_bits(mark).into() } else { takes.address() };
+    let (IpAddr::V4(client), IpAddr::V4(first), IpAddr::V4(real_address)) = (entry.client.0, first, real.address)
+    else {
+        return None;
+    };
     Some(ConnEntry {
-        protocol: protocol.name().into(),
-        client: SocketAddrV4::new(client, client_port),
-        virtual_address: SocketAddrV4::new(address, port),
-        real: SocketAddrV4::new(real_address, real.port),
-        state: entry.pin.state().name().into(),
+        protocol: protocol_name(protocol, takes).into(),
+        client: SocketAddrV4::new(client, entry.client.1),
+        virtual_address: SocketAddrV4::new(address.unwrap_or(first), port),
+        real: SocketAddrV4::new(real_address, if real.port == 0 { port } else { real.port }),
+        state: entry.state.into(),
         expires_seconds: (entry.ticks_left / crate::clock::TICKS_PER_SECOND).into(),
         worker,
     })
+}
+
+/// As listings have it; a mark alone says nothing of it, which is `IP` to the kernel.
+fn protocol_name(number: u8, takes: Takes) -> &'static str {
+    let known = [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.number() == number);
+    match (known, takes) {
+        (Some(protocol), _) | (None, Takes::Address { protocol, .. }) => protocol.name(),
+        (None, Takes::Mark(_)) => "IP",
+    }
 }
 
 fn frame_stats(ledger: &Ledger) -> FrameStats {

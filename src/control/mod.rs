@@ -2,6 +2,7 @@
 //!
 //! Control plane only: threads, locks and clocks are allowed here, and nothing here runs on a worker's core.
 
+mod change;
 pub mod client;
 pub mod desk;
 mod line;

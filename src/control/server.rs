@@ -26,6 +26,10 @@ use super::wire::{self, MAX_ANSWER, MAX_REQUEST, Outcome, Reply, Request};
 /// Who may talk to the director: its owner and its group.
 pub const SOCKET_MODE: u32 = 0o660;
 
+/// A configuration is read on it, whose parser goes eighty levels deep: an unoptimized one needs less than a
+/// quarter of this. What is not used takes no memory.
+const STACK: usize = 2 << 20;
+
 /// Gives the answers. Called from several clients' threads at once.
 pub trait Handler: Send + Sync {
     fn handle(&self, request: Request) -> Outcome;
@@ -163,7 +167,7 @@ impl Clients {
 /// The one place where the config socket's threads start.
 fn spawn(options: &Options, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let on_start = options.on_thread_start.clone();
-    thread::Builder::new().name(name.into()).stack_size(256 * 1024).spawn(move || {
+    thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
         on_start();
         work();
     })

@@ -15,6 +15,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::edit::Edit;
+pub use crate::config::edit::{RealWords, ServiceWords};
 pub use crate::packet::PortStats;
 
 pub const VERSION: u32 = 1;
@@ -54,13 +56,142 @@ pub enum Request {
     },
     #[serde(rename = "stats")]
     Stats,
+    #[serde(rename = "service add")]
+    ServiceAdd {
+        service: ServiceWords,
+        /// Only says what would be done.
+        #[serde(default, skip_serializing_if = "is_false")]
+        dry_run: bool,
+    },
+    /// Everything but its reals is as said from now on.
+    #[serde(rename = "service edit")]
+    ServiceEdit {
+        service: ServiceWords,
+        #[serde(default, skip_serializing_if = "is_false")]
+        dry_run: bool,
+    },
+    #[serde(rename = "service delete")]
+    ServiceDelete {
+        service: ServiceName,
+        #[serde(default, skip_serializing_if = "is_false")]
+        dry_run: bool,
+    },
+    #[serde(rename = "real add")]
+    RealAdd {
+        service: ServiceName,
+        real: RealWords,
+        #[serde(default, skip_serializing_if = "is_false")]
+        dry_run: bool,
+    },
+    /// As said from now on, but a MAC address that was given stays.
+    #[serde(rename = "real edit")]
+    RealEdit {
+        service: ServiceName,
+        real: RealWords,
+        #[serde(default, skip_serializing_if = "is_false")]
+        dry_run: bool,
+    },
+    #[serde(rename = "real delete")]
+    RealDelete {
+        service: ServiceName,
+        real: RealName,
+        #[serde(default, skip_serializing_if = "is_false")]
+        dry_run: bool,
+    },
+    /// Seconds; what is not said stays as it is.
+    #[serde(rename = "timeouts")]
+    Timeouts {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tcp: Option<i64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tcp_fin: Option<i64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        udp: Option<i64>,
+        #[serde(default, skip_serializing_if = "is_false")]
+        dry_run: bool,
+    },
+    /// Reads the file again.
+    #[serde(rename = "reload")]
+    Reload {
+        #[serde(default, skip_serializing_if = "is_false")]
+        dry_run: bool,
+    },
+    #[serde(rename = "config show")]
+    ConfigShow,
     #[serde(rename = "stop")]
     Stop,
 }
 
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
 /// Every verb, with the fields it takes.
-const VERBS: &[(&str, &[&str])] =
-    &[("status", &[]), ("service list", &[]), ("conn list", &["from"]), ("stats", &[]), ("stop", &[])];
+const VERBS: &[(&str, &[&str])] = &[
+    ("status", &[]),
+    ("service list", &[]),
+    ("conn list", &["from"]),
+    ("stats", &[]),
+    ("service add", &["service", "dry_run"]),
+    ("service edit", &["service", "dry_run"]),
+    ("service delete", &["service", "dry_run"]),
+    ("real add", &["service", "real", "dry_run"]),
+    ("real edit", &["service", "real", "dry_run"]),
+    ("real delete", &["service", "real", "dry_run"]),
+    ("timeouts", &["tcp", "tcp_fin", "udp", "dry_run"]),
+    ("reload", &["dry_run"]),
+    ("config show", &[]),
+    ("stop", &[]),
+];
+
+/// Which service: exactly one of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServiceName {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<i64>,
+}
+
+/// Which of its reals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RealName {
+    pub address: String,
+}
+
+impl Request {
+    /// What it wants changed of services, reals or timeouts, and whether only to hear what that would do.
+    pub fn as_edit(&self) -> Option<(Edit, bool)> {
+        Some(match self.clone() {
+            Request::ServiceAdd { service, dry_run } => (Edit::AddService(service), dry_run),
+            Request::ServiceEdit { service, dry_run } => (Edit::EditService(service), dry_run),
+            Request::ServiceDelete { service, dry_run } => (Edit::DeleteService(service.into()), dry_run),
+            Request::RealAdd { service, real, dry_run } => (Edit::AddReal(service.into(), real), dry_run),
+            Request::RealEdit { service, real, dry_run } => (Edit::EditReal(service.into(), real), dry_run),
+            Request::RealDelete { service, real, dry_run } => {
+                let real = RealWords { address: real.address, ..RealWords::default() };
+                (Edit::DeleteReal(service.into(), real), dry_run)
+            }
+            Request::Timeouts { tcp: None, tcp_fin: None, udp: None, .. } => return None,
+            Request::Timeouts { tcp, tcp_fin, udp, dry_run } => (Edit::SetTimeouts { tcp, tcp_fin, udp }, dry_run),
+            _ => return None,
+        })
+    }
+}
+
+impl From<ServiceName> for ServiceWords {
+    fn from(ServiceName { tcp, udp, mark }: ServiceName) -> ServiceWords {
+        ServiceWords { tcp, udp, mark, ..ServiceWords::default() }
+    }
+}
 
 /// Why a line is no request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,7 +290,34 @@ pub enum Answer {
     Services(Vec<ServiceEntry>),
     Connections(ConnPage),
     Stats(Stats),
+    Changed(Changed),
+    Timeouts(TimeoutsEntry),
+    /// As a file would have it.
+    Config(String),
     Stopping,
+}
+
+/// What became of a change that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Nothing was changed: this is what would be.
+    pub dry_run: bool,
+    /// One line each, in the order in which they were made; none: all was so already.
+    pub changes: Vec<String>,
+    /// What else the operator should know.
+    pub notes: Vec<String>,
+    /// The epoch of the configuration in force.
+    pub epoch: u64,
+    /// Workers that had not taken it up when the director's patience ended.
+    pub workers_behind: usize,
+}
+
+/// Seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeoutsEntry {
+    pub tcp: u32,
+    pub tcp_fin: u32,
+    pub udp: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -234,6 +392,25 @@ pub struct ServiceEntry {
     /// As ipvsadm prints them behind the scheduler: `(sh-port) persistent 300 ops`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub flags: String,
+    /// Seconds; none: not persistent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent: Option<u32>,
+    /// Of the clients that persistence takes for one; none: each for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netmask: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub expire_quiescent: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub one_packet: bool,
+    /// `reschedule`, `reset` or `drop`.
+    #[serde(default)]
+    pub on_removed: String,
+    /// `hash`, `reset` or `drop`.
+    #[serde(default)]
+    pub on_miss: String,
+    /// Those of these that no flag says, where they are not the default, for listings.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub manners: String,
     pub traffic: TrafficEntry,
     pub reals: Vec<RealEntry>,
 }
@@ -244,6 +421,11 @@ pub struct RealEntry {
     /// `Route`, as ipvsadm says.
     pub forward: String,
     pub weight: u16,
+    /// New connections end at so many, and begin again below so many; 0: never.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub upper: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lower: u32,
     pub state: RealState,
     pub mac: Option<String>,
     pub traffic: TrafficEntry,

@@ -122,7 +122,7 @@ fn prepare(
     outbox: Arc<Outbox<Mbuf>>,
     report: &Sender<Report>,
 ) -> Option<Worker<PortQueue>> {
-    let made = tables(flows.per_worker, hugepages, post.node);
+    let made = tables(&flows, hugepages, post.node);
     let told =
         made.as_ref().map(|tables| tables.narrow.backing().to_string()).map_err(|error| anyhow::anyhow!("{error:#}"));
     if let Ok(Tables { narrow, .. }) = &made {
@@ -141,12 +141,14 @@ fn prepare(
     Some(worker)
 }
 
-fn tables(capacity: usize, hugepages: bool, node: Option<u32>) -> Result<Tables> {
+fn tables(flows: &FlowsConfig, hugepages: bool, node: Option<u32>) -> Result<Tables> {
     let secret = || Ok::<_, getrandom::Error>([getrandom::u64()?, getrandom::u64()?]);
-    let narrow = FlowTable::on_node(capacity, hugepages, node, secret()?).context("no memory for the flow table")?;
-    // The configuration has no IPv6 services yet.
-    let wide =
-        WideTable::on_node(FlowsConfig::LEAST, false, node, secret()?).context("no memory for the wide flow table")?;
+    let narrow =
+        FlowTable::on_node(flows.per_worker, hugepages, node, secret()?).context("no memory for the flow table")?;
+    // A small one is not worth a huge page.
+    let hugepages = hugepages && !flows.wide_is_least();
+    let wide = WideTable::on_node(flows.wide_per_worker, hugepages, node, secret()?);
+    let wide = wide.context("no memory for the wide flow table")?;
     Ok(Tables { narrow, wide })
 }
 

@@ -69,7 +69,7 @@ fn by_node(nodes: &[Option<u32>]) -> Vec<(Option<u32>, usize)> {
 /// For all descriptors, for what waits between the cores, and for the bursts and caches of each worker.
 fn buffers(workers: usize, ports: usize) -> usize {
     let descriptors = usize::from(ports::DESCRIPTORS) * 2 * workers * ports;
-    descriptors + 3 * EXCHANGE + handover::most_waiting(workers) + workers * 1024
+    descriptors + 4 * EXCHANGE + handover::most_waiting(workers) + workers * 1024
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use crossbeam::channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
 
 use crate::clock::Now;
 use crate::config::{Config, Device};
@@ -25,7 +26,7 @@ use crate::director::Sharing;
 use crate::dpdk::{self, Eal, EalOptions, Mbuf, Mempool, PortQueue};
 use crate::flow::{NicSpread, Owners};
 use crate::manage::host::HostState;
-use crate::manage::run::{Management, Snapshots, View};
+use crate::manage::run::{Call, Management, Snapshots};
 use crate::manage::{ManageConfig, Manager};
 use crate::preflight::{self, InstanceLock, Machine, Plan};
 use crate::service::{Snapshot, Station};
@@ -39,8 +40,8 @@ use ports::OpenPort;
 
 /// Frames that may wait between the cores, in each direction.
 const EXCHANGE: usize = 1024;
-/// Questions that clients of the config socket may have open.
-const QUESTIONS: usize = 64;
+/// Calls that clients of the config socket may have open.
+const CALLS: usize = 64;
 
 /// The machine's clock: it never goes back, and stands still only with the machine.
 pub fn clock() -> Now {
@@ -107,17 +108,17 @@ pub fn run(config: Config, path: &Path, machine: &Machine, plan: &Plan, lock: In
         &mut remarks,
     )?;
 
-    let (questions, asked) = bounded(QUESTIONS);
+    let (callers, calls) = bounded(CALLS);
     let facts = ports.iter().map(OpenPort::facts).collect();
     let workers = crew.muster()?;
     remarks.iter().for_each(|remark| log::warn!("{remark}"));
-    let sender = workers[0].inbox.clone();
+    let inboxes: Vec<_> = workers.iter().map(|worker| worker.inbox.clone()).collect();
     let ledgers = workers.iter().map(|worker| worker.ledger.clone()).collect();
-    let server = open_desk(&config, path, plan, facts, workers, steering, remarks, questions, &outbox, &stop)?;
+    let server = open_desk(&config, path, plan, facts, workers, steering, remarks, callers, &outbox, &stop)?;
     let watch = watch_signals(signals, &outbox, &stop)?;
 
-    let snapshots = Snapshots { publisher, config: config.clone(), composer, stations, ledgers };
-    let mut management = manage(manager, snapshots, ports, outbox, sender, pools.any().clone(), asked)?;
+    let snapshots = Snapshots::new(publisher, config.clone(), composer, stations, ledgers);
+    let mut management = manage(manager, snapshots, ports, outbox, inboxes, pools.any().clone(), calls)?;
     log::info!("ready: {}", config.control.socket.display());
     management.run(clock, &stop);
 
@@ -213,7 +214,7 @@ fn open_desk(
     workers: Vec<WorkerFacts<Mbuf>>,
     steering: Steering,
     remarks: Vec<String>,
-    questions: Sender<Sender<View>>,
+    calls: Sender<Call>,
     outbox: &Arc<Outbox<Mbuf>>,
     stop: &Arc<AtomicBool>,
 ) -> Result<Server> {
@@ -228,7 +229,8 @@ fn open_desk(
         workers,
         steering,
         remarks,
-        questions,
+        calls,
+        writing: Mutex::default(),
         outbox: outbox.clone(),
         stop: stop.clone(),
     };
@@ -257,9 +259,9 @@ fn manage(
     snapshots: Snapshots,
     mut ports: Vec<OpenPort>,
     outbox: Arc<Outbox<Mbuf>>,
-    sender: Arc<Inbox<Mbuf>>,
+    workers: Vec<Arc<Inbox<Mbuf>>>,
     pool: Mempool,
-    questions: Receiver<Sender<View>>,
+    calls: Receiver<Call>,
 ) -> Result<Management<Mbuf>> {
     let taps = ports.iter_mut().map(|port| port.tap.take()).collect();
     Ok(Management {
@@ -268,10 +270,11 @@ fn manage(
         taps,
         lost: Vec::new(),
         outbox,
-        sender,
+        sender: workers[0].clone(),
+        workers,
         make: Box::new(move |bytes| pool.from_bytes(bytes)),
         ports: Box::new(move || ports.iter().map(OpenPort::view).collect()),
-        questions,
+        calls,
     })
 }
 

@@ -116,6 +116,11 @@ impl Templates {
         self.templates.iter().flatten()
     }
 
+    /// One of `room` places.
+    pub fn at(&self, place: usize) -> Option<&Template> {
+        self.templates.get(place)?.as_ref()
+    }
+
     /// The living template of a client that can still be used. One whose time is over gets its grace or goes.
     pub fn find(&mut self, key: TemplateKey, tick: u32) -> Option<Template> {
         let place = *self.places.get(&key)?;

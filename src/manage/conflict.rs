@@ -45,6 +45,11 @@ impl Conflicts {
         self.list.iter().map(|(conflict, _)| conflict).filter(move |conflict| !is_over(conflict, now))
     }
 
+    /// Claims of other addresses are nobody's concern any more.
+    pub fn retain(&mut self, ours: impl Fn(Ipv4Addr) -> bool) {
+        self.list.retain(|(conflict, _)| ours(conflict.address));
+    }
+
     /// Notes a claim; gives it back when it is time to report it.
     pub fn claim(&mut self, now: Now, port: usize, address: Ipv4Addr, mac: Mac) -> Option<Conflict> {
         let index = self.entry(now, port, address, mac);

@@ -2,7 +2,7 @@
 //! ahead of need, announces our addresses, and decides what the host's kernel gets to see.
 //!
 //! [`Manager`] is a pure state machine: frames and the time go in, [`Out`] comes out. It does no I/O, reads no clock,
-//! and whatever a peer sends, it stays as large as it was made.
+//! and whatever a peer sends, it stays as large as its configuration made it.
 
 pub mod announce;
 pub mod conflict;
@@ -172,17 +172,26 @@ struct Port {
     refusals: Refusals,
 }
 
+/// A virtual address is held where its network is; one of no port's network is routed to us, and held everywhere.
+fn held(config: &ManageConfig, port: &ManagePort) -> HashSet<Ipv4Addr> {
+    let nowhere = |address: Ipv4Addr| !config.ports.iter().any(|any| any.address.contains(address));
+    let here =
+        |address: &Ipv4Addr| port.address.contains(*address) && !port.address.is_whole(*address) || nowhere(*address);
+    config.virtual_addresses.iter().copied().filter(here).collect()
+}
+
+/// With the port's own address.
+fn announced_by(port: &ManagePort, held: &HashSet<Ipv4Addr>) -> Vec<Ipv4Addr> {
+    let mut announced: Vec<_> = held.iter().copied().chain([port.address.address]).collect();
+    announced.sort();
+    announced.dedup();
+    announced
+}
+
 impl Port {
-    /// A virtual address is held where its network is; one of no port's network is routed to us, and held everywhere.
     fn new(config: &ManageConfig, port: &ManagePort) -> Port {
-        let nowhere = |address: Ipv4Addr| !config.ports.iter().any(|any| any.address.contains(address));
-        let here = |address: &Ipv4Addr| {
-            port.address.contains(*address) && !port.address.is_whole(*address) || nowhere(*address)
-        };
-        let held: HashSet<_> = config.virtual_addresses.iter().copied().filter(here).collect();
-        let mut announced: Vec<_> = held.iter().copied().chain([port.address.address]).collect();
-        announced.sort();
-        announced.dedup();
+        let held = held(config, port);
+        let announcer = Announcer::new(announced_by(port, &held));
         Port {
             name: port.name.clone(),
             mac: port.mac,
@@ -191,12 +200,18 @@ impl Port {
             held_networks: config.virtual_networks.clone(),
             elsewhere: config.ports.iter().map(|any| any.address).filter(|any| *any != port.address).collect(),
             link: false,
-            announcer: Announcer::new(announced),
+            announcer,
             echo: Limit::new(config.echo_rate),
             mtu: port.mtu,
             arp: Limit::new(config.arp_rate),
             refusals: Refusals::new(config.reset_rate, config.error_rate),
         }
+    }
+
+    fn reconfigure(&mut self, now: Now, config: &ManageConfig, port: &ManagePort) {
+        self.held = held(config, port);
+        self.held_networks.clone_from(&config.virtual_networks);
+        self.announcer.readdress(now, &announced_by(port, &self.held));
     }
 
     fn answers_for(&self, address: Ipv4Addr) -> bool {
@@ -227,6 +242,28 @@ impl Manager {
             held_back: None,
             stats: ManageStats::default(),
         }
+    }
+
+    /// Other virtual addresses and neighbours from now on, by the same ports. New addresses are announced, new neighbours
+    /// asked for, and what is gone is answered for no more.
+    pub fn reconfigure(&mut self, now: Now, config: &ManageConfig) {
+        for (port, its_config) in self.ports.iter_mut().zip(&config.ports) {
+            port.reconfigure(now, config, its_config);
+        }
+        self.virtual_addresses = config.virtual_addresses.iter().copied().collect();
+        self.virtual_networks.clone_from(&config.virtual_networks);
+        self.neighbours.want(config.wanted.iter().copied(), now);
+        let (addresses, networks, ports) = (&self.virtual_addresses, &self.virtual_networks, &self.ports);
+        self.conflicts.retain(|address| {
+            addresses.contains(&address)
+                || networks.iter().any(|net| net.contains(address))
+                || ports.iter().any(|port| port.address.address == address)
+        });
+    }
+
+    /// The ports' own.
+    pub fn macs(&self) -> &[Mac] {
+        &self.macs
     }
 
     /// Takes a frame that a worker gave to the management core, without its VLAN tag.

@@ -1,5 +1,5 @@
 //! Who is at which MAC: only for the addresses that we send to (reals and gateways), known before the first packet
-//! needs it. The cache has its full size from the start, and only an answer to a question of ours changes it.
+//! needs it. Only the configuration says who is in the cache, and only an answer to a question of ours changes it.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -86,6 +86,7 @@ pub enum Claim {
     Changed(Neighbour),
 }
 
+#[derive(Clone, Copy)]
 struct Entry {
     neighbour: Neighbour,
     question: Option<Question>,
@@ -110,12 +111,23 @@ pub struct Neighbours {
 impl Neighbours {
     /// An address that is wanted twice is kept once, and asked for if any of the two has no MAC given by hand.
     pub fn new(wanted: impl IntoIterator<Item = Wanted>, now: Now, random: Random) -> Neighbours {
+        let mut neighbours = Neighbours { entries: Vec::new(), due: BTreeSet::new(), random };
+        neighbours.want(wanted, now);
+        neighbours
+    }
+
+    /// From now on these are wanted, and no others: who stays keeps what is known of it, who is new is asked for now.
+    pub fn want(&mut self, wanted: impl IntoIterator<Item = Wanted>, now: Now) {
         let mut wanted: Vec<Wanted> = wanted.into_iter().collect();
         wanted.sort_by_key(|want| (want.port, want.address, want.mac));
         wanted.dedup_by_key(|want| (want.port, want.address));
-        let entries: Vec<Entry> = wanted.iter().map(|want| Entry::new(want, now)).collect();
-        let due = (0..entries.len()).filter(|index| entries[*index].asks()).map(|index| (now, index)).collect();
-        Neighbours { entries, due, random }
+        let entry = |want: &Wanted| match self.find(want.port, want.address).map(|index| self.entries[index]) {
+            Some(known) if known.is_as(want) => known,
+            known => Entry::new(want, known.and_then(|known| known.neighbour.mac), now),
+        };
+        self.entries = wanted.iter().map(entry).collect();
+        let entries = self.entries.iter().enumerate();
+        self.due = entries.filter(|(_, entry)| entry.asks()).map(|(index, entry)| (entry.next, index)).collect();
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Neighbour> {
@@ -219,10 +231,16 @@ impl Neighbours {
 }
 
 impl Entry {
-    fn new(want: &Wanted, now: Now) -> Entry {
+    /// `last`: where it was last; nothing new goes there before it has answered.
+    fn new(want: &Wanted, last: Option<Mac>, now: Now) -> Entry {
         let state = if want.mac.is_some() { NeighbourState::Fixed } else { NeighbourState::Resolving };
-        let neighbour = Neighbour { port: want.port, address: want.address, state, mac: want.mac, since: now };
+        let neighbour = Neighbour { port: want.port, address: want.address, state, mac: want.mac.or(last), since: now };
         Entry { neighbour, question: None, unanswered: 0, next: now }
+    }
+
+    /// Whether it is kept as wanted: with this MAC given by hand, or asked for.
+    fn is_as(&self, want: &Wanted) -> bool {
+        if want.mac.is_some() { !self.asks() && self.neighbour.mac == want.mac } else { self.asks() }
     }
 
     fn asks(&self) -> bool {
@@ -452,6 +470,25 @@ mod tests {
         cache.link_up(Now::from_secs(200), 0);
         assert_eq!(cache.step(Now::from_secs(201), UP), ask(Some(MAC)));
         assert_eq!(cache.step(Now::from_secs(300), &[]), None, "a port nobody told us about has no link");
+    }
+
+    #[test]
+    fn who_stays_wanted_keeps_what_is_known_and_who_is_new_is_asked_for_at_once() {
+        let mut cache = resolved(Now(0));
+        let want = |last, mac| Wanted { port: 0, address: Ipv4Addr::new(10, 9, 0, last), mac };
+        let (before, now) = (cache.next_deadline(), Now::from_secs(5));
+        cache.want([want(11, None), want(12, None), want(9, Some(OTHER))], now);
+        assert_eq!(state(&cache), (NeighbourState::Resolved, Some(MAC)));
+        let new = Step::Ask { port: 0, address: Ipv4Addr::new(10, 9, 0, 12), station: None };
+        assert_eq!([cache.step(now, UP), cache.step(now, UP)], [Some(new), None]);
+        cache.want([want(11, None)], now);
+        assert_eq!((cache.iter().count(), cache.next_deadline()), (1, before));
+        assert_eq!(cache.answer(now, 0, Ipv4Addr::new(10, 9, 0, 12), OTHER, &[OURS]), Claim::Unasked, "it has gone");
+        cache.want([want(11, Some(OTHER))], now);
+        assert_eq!((state(&cache), cache.next_deadline()), ((NeighbourState::Fixed, Some(OTHER)), None));
+        cache.want([want(11, None)], now);
+        assert_eq!(state(&cache), (NeighbourState::Resolving, Some(OTHER)), "asked, and sent to where it was last");
+        assert_eq!(cache.step(now, UP), ask(None));
     }
 
     proptest! {

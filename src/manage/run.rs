@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender};
 
 use super::egress::Egress;
-use super::{Manager, Neighbour, Out};
+use super::{ManageConfig, Manager, Neighbour, Out};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::control::wire::{ManageStats, PortStats};
@@ -20,12 +20,15 @@ use crate::service::registry::NoNumber;
 use crate::service::{Composer, Composition, Reach, Registry, Snapshot, Station};
 use crate::sys::epoch::Publisher;
 use crate::sys::netdev::Tap;
-use crate::worker::exchange::{self, Errand, Handed, Inbox, Outbox};
+use crate::worker::exchange::{self, Handed, Inbox, Outbox, Refused};
 
 /// Frames that one turn takes from each source, so that none starves the others.
 const BATCH: usize = 64;
 /// How often the ports are asked whether they have a link.
 const LINK_CHECK: Duration = Duration::from_millis(500);
+/// How long whoever changed the configuration waits for the workers to take it up, and how often they are looked at.
+const TAKE_UP: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Changes of many reals at once become one snapshot.
 const PUBLISH_EVERY: Duration = Duration::from_millis(10);
 /// The longest frame that goes between the host and a port.
@@ -51,6 +54,37 @@ pub struct View {
     pub ports: Vec<PortView>,
     /// Whose numbers are whose in the ledgers and in the flow tables.
     pub numbers: Arc<Registry>,
+    /// In force now.
+    pub config: Arc<Config>,
+}
+
+/// What the config socket wants of the management core.
+pub enum Call {
+    View(Sender<View>),
+    Config(Sender<Arc<Config>>),
+    /// Put another configuration in force, if the one it was made of still is.
+    Publish {
+        base: Arc<Config>,
+        config: Arc<Config>,
+        answer: Sender<Result<Published, String>>,
+    },
+}
+
+/// A configuration that is in force.
+#[derive(Debug)]
+pub struct Published {
+    pub epoch: u64,
+    /// Workers that have not taken it up within our patience.
+    pub behind: usize,
+    /// What has no number yet.
+    pub waiting: Vec<NoNumber>,
+}
+
+/// Somebody who waits until all workers have taken up what was published for them.
+struct Waiter {
+    published: Published,
+    until: Now,
+    answer: Sender<Result<Published, String>>,
 }
 
 /// Publishes the configuration with what is known of the reals' MACs.
@@ -61,9 +95,24 @@ pub struct Snapshots {
     pub stations: Vec<Station>,
     /// All workers', to be cleared where a number gets another meaning.
     pub ledgers: Vec<Arc<Ledger>>,
+    /// What of the configuration has no number yet.
+    waiting: Vec<NoNumber>,
+    /// The epoch up to which numbers were released.
+    released: u64,
 }
 
 impl Snapshots {
+    /// What goes on from the first one.
+    pub fn new(
+        publisher: Publisher<Snapshot>,
+        config: Arc<Config>,
+        composer: Composer,
+        stations: Vec<Station>,
+        ledgers: Vec<Arc<Ledger>>,
+    ) -> Snapshots {
+        Snapshots { publisher, config, composer, stations, ledgers, waiting: Vec::new(), released: 0 }
+    }
+
     /// The first one, by what `manager` knows. A checked configuration has a number for everything that is in it.
     pub fn first(config: &Config, stations: &[Station], workers: usize, manager: &Manager) -> (Composer, Snapshot) {
         let mut composer = Composer::new(config.limits, stations.to_vec()).for_several_workers(workers > 1);
@@ -77,17 +126,39 @@ impl Snapshots {
         self.publisher.replace(self.composer.refresh(epoch, addresses, &reach_of(manager)));
     }
 
-    /// Another configuration, of the same ports. What has to wait for numbers to be released is said, and comes when
-    /// the same is published again.
+    /// Another configuration, of the same ports. What has to wait for numbers to be released is said, and comes by
+    /// `release`.
     pub fn publish(&mut self, config: Arc<Config>, manager: &Manager) -> Vec<NoNumber> {
+        self.config = config;
+        self.compose(manager);
+        self.waiting.clone()
+    }
+
+    fn compose(&mut self, manager: &Manager) {
         let epoch = self.publisher.epoch() + 1;
-        let Composition { snapshot, recycled, waiting } = self.composer.compose(epoch, &config, &reach_of(manager));
+        let Composition { snapshot, recycled, waiting } =
+            self.composer.compose(epoch, &self.config, &reach_of(manager));
         for ledger in &self.ledgers {
             ledger.clear(&recycled.services, &recycled.reals);
         }
         self.publisher.replace(snapshot);
-        self.config = config;
-        waiting
+        self.waiting = waiting;
+    }
+
+    /// Frees the numbers that no worker's table can name any more, and gives them to who waits for one. Says whether
+    /// there is a new snapshot.
+    fn release(&mut self, manager: &Manager) -> bool {
+        let swept = self.ledgers.iter().map(|ledger| ledger.swept.get()).min().unwrap_or(0);
+        if swept <= self.released || self.composer.registry().clearing() == (0, 0) {
+            return false;
+        }
+        self.released = swept;
+        self.composer.release(swept);
+        if self.waiting.is_empty() {
+            return false;
+        }
+        self.compose(manager);
+        true
     }
 }
 
@@ -114,7 +185,9 @@ pub struct Management<F> {
     pub sender: Arc<Inbox<F>>,
     pub make: FrameMaker<F>,
     pub ports: Box<dyn Fn() -> Vec<PortView> + Send>,
-    pub questions: Receiver<Sender<View>>,
+    pub calls: Receiver<Call>,
+    /// All workers', to be woken for a new snapshot.
+    pub workers: Vec<Arc<Inbox<F>>>,
 }
 
 /// What the loop itself remembers.
@@ -128,6 +201,7 @@ struct Turn {
     published: Now,
     /// Frames wait for the sending worker.
     ring: bool,
+    waiters: Vec<Waiter>,
 }
 
 impl<F: Frame> Management<F> {
@@ -142,6 +216,7 @@ impl<F: Frame> Management<F> {
             changed: Vec::new(),
             published: clock(),
             ring: false,
+            waiters: Vec::new(),
         };
         while !stop.load(Ordering::Relaxed) {
             let now = clock();
@@ -160,7 +235,8 @@ impl<F: Frame> Management<F> {
     /// Until something is due.
     fn patience(&self, now: Now, turn: &Turn) -> Duration {
         let due = self.manager.next_deadline().since(now).min(LINK_CHECK);
-        if turn.changed.is_empty() { due } else { due.min(PUBLISH_EVERY) }
+        let due = if turn.changed.is_empty() { due } else { due.min(PUBLISH_EVERY) };
+        if turn.waiters.is_empty() { due } else { due.min(LOOK_EVERY) }
     }
 
     /// Takes a batch of everything; says whether more may be waiting.
@@ -172,11 +248,15 @@ impl<F: Frame> Management<F> {
         if turn.links_asked.is_none_or(|asked| now.since(asked) >= LINK_CHECK) {
             turn.links = (self.ports)().into_iter().map(|port| port.link_up).collect();
             turn.links_asked = Some(now);
+            // Tables are gone through every ten seconds: this is often enough to look.
+            if self.snapshots.release(&self.manager) {
+                self.wake_workers();
+            }
         }
         self.manager.tick(now, &turn.links, &mut turn.out);
         self.carry_out(None, turn);
         // Whoever asks hears of what is in force: a real that we call resolved gets its flows.
-        if !turn.changed.is_empty() && (now.since(turn.published) >= PUBLISH_EVERY || !self.questions.is_empty()) {
+        if !turn.changed.is_empty() && (now.since(turn.published) >= PUBLISH_EVERY || !self.calls.is_empty()) {
             self.snapshots.refresh(&self.manager, &turn.changed);
             turn.changed.clear();
             turn.published = now;
@@ -184,26 +264,72 @@ impl<F: Frame> Management<F> {
         if std::mem::take(&mut turn.ring) {
             self.sender.bell.ring();
         }
-        for question in self.questions.try_iter().take(BATCH) {
-            // Nobody waits for the answer any more when this fails.
-            let _ = question.try_send(self.view(now));
+        for _ in 0..BATCH {
+            let Ok(call) = self.calls.try_recv() else { break };
+            self.answer(now, call, turn);
         }
+        self.tell_waiters(now, turn);
         busy
+    }
+
+    /// Where an answer cannot be left, nobody waits for it any more.
+    fn answer(&mut self, now: Now, call: Call, turn: &mut Turn) {
+        match call {
+            Call::View(asker) => drop(asker.try_send(self.view(now))),
+            Call::Config(asker) => drop(asker.try_send(self.snapshots.config.clone())),
+            Call::Publish { base, answer, .. } if !Arc::ptr_eq(&base, &self.snapshots.config) => {
+                drop(answer.try_send(Err("the configuration has changed meanwhile; try again".to_owned())));
+            }
+            Call::Publish { config, answer, .. } => {
+                let wanted = ManageConfig::new(&config, self.manager.macs(), 0);
+                self.manager.reconfigure(now, &wanted);
+                let waiting = self.snapshots.publish(config, &self.manager);
+                // What was learnt meanwhile is in it.
+                turn.changed.clear();
+                turn.published = now;
+                self.wake_workers();
+                let published = Published { epoch: self.snapshots.publisher.epoch(), behind: 0, waiting };
+                turn.waiters.push(Waiter { published, until: now + TAKE_UP, answer });
+            }
+        }
+    }
+
+    fn tell_waiters(&self, now: Now, turn: &mut Turn) {
+        let publisher = &self.snapshots.publisher;
+        turn.waiters.retain(|waiter| {
+            let behind = publisher.held().filter(|held| *held < waiter.published.epoch).count();
+            let done = behind == 0 || now >= waiter.until;
+            if done {
+                let Published { epoch, ref waiting, .. } = waiter.published;
+                drop(waiter.answer.try_send(Ok(Published { epoch, behind, waiting: waiting.clone() })));
+            }
+            !done
+        });
+    }
+
+    /// Those that sleep take up the newest snapshot when they wake.
+    fn wake_workers(&self) {
+        self.workers.iter().for_each(|inbox| inbox.bell.ring());
     }
 
     fn take_from_workers(&mut self, now: Now, turn: &mut Turn) -> bool {
         let outbox = self.outbox.clone();
         let mut taken = 0;
-        for Errand { handed, answer } in std::iter::from_fn(|| outbox.manage.pop()).take(BATCH) {
+        for Handed { port, frame } in std::iter::from_fn(|| outbox.manage.pop()).take(BATCH) {
             taken += 1;
-            let (port, frame) = (usize::from(handed.port), handed.frame);
+            let port = usize::from(port);
             let Some(bytes) = untagged(&frame, self.vlan(port), &mut turn.buffer) else { continue };
             let length = bytes.len();
-            match answer {
-                None => self.manager.handle(now, port, bytes, &mut turn.out),
-                Some(answer) => self.manager.refuse(now, port, answer, bytes, &mut turn.out),
-            }
+            self.manager.handle(now, port, bytes, &mut turn.out);
             self.carry_out(Some(length), turn);
+        }
+        for Refused { handed, answer } in std::iter::from_fn(|| outbox.refused.pop()).take(BATCH) {
+            taken += 1;
+            let port = usize::from(handed.port);
+            if let Some(bytes) = untagged(&handed.frame, self.vlan(port), &mut turn.buffer) {
+                self.manager.refuse(now, port, answer, bytes, &mut turn.out);
+                self.carry_out(None, turn);
+            }
         }
         for Handed { port, frame } in std::iter::from_fn(|| outbox.host.pop()).take(BATCH) {
             taken += 1;
@@ -301,6 +427,7 @@ impl<F: Frame> Management<F> {
     fn view(&self, now: Now) -> View {
         let mut warnings = self.manager.warnings(now);
         warnings.extend(self.lost.iter().cloned());
+        warnings.extend(NoNumber::told(&self.snapshots.waiting));
         View {
             epoch: self.snapshots.publisher.epoch(),
             held: self.snapshots.publisher.held().collect(),
@@ -309,6 +436,7 @@ impl<F: Frame> Management<F> {
             stats: self.manager.stats().clone(),
             ports: (self.ports)(),
             numbers: self.snapshots.composer.registry().clone(),
+            config: self.snapshots.config.clone(),
         }
     }
 }

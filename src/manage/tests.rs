@@ -499,6 +499,31 @@ fn a_virtual_address_is_held_where_its_network_is() {
 }
 
 #[test]
+fn another_configuration_is_answered_for_announced_and_asked_for() {
+    let mut manager = asking();
+    let new = Ipv4Addr::new(10, 9, 0, 101);
+    assert!(!handle(&mut manager, &question(CLIENT, new)).iter().any(|out| matches!(out, Out::Send { .. })));
+    handle(&mut manager, &arp_frame(Operation::Request, LIAR, VIP, CLIENT, Mac::BROADCAST));
+    assert_eq!(manager.conflicts(NOW).count(), 1);
+    let real = Ipv4Addr::new(10, 9, 0, 77);
+    let wanted = vec![Wanted { port: 0, address: real, mac: None }];
+    manager.reconfigure(NOW, &ManageConfig { virtual_addresses: vec![new], wanted, ..config() });
+    assert_eq!(sent_arp(&handle(&mut manager, &question(CLIENT, new))).2, new);
+    assert!(!handle(&mut manager, &question(CLIENT, VIP)).iter().any(|out| matches!(out, Out::Send { .. })));
+    assert_eq!((manager.conflicts(NOW).count(), manager.neighbours().count()), (0, 1), "nobody's any more");
+    let told: Vec<_> = (0..70)
+        .flat_map(|second| tick(&mut manager, NOW + Duration::from_secs(second)))
+        .filter_map(|out| match out {
+            Out::Send { frame, .. } => Some(read_arp(&frame)),
+            _ => None,
+        })
+        .collect();
+    assert!(told.iter().filter(|(_, _, sender, target, _)| (*sender, *target) == (new, new)).count() >= 3);
+    assert!(told.iter().any(|(_, _, _, target, _)| *target == real));
+    assert!(told.iter().all(|(_, _, sender, ..)| *sender != VIP), "it speaks of what it has no more");
+}
+
+#[test]
 fn the_host_is_kept_from_misleading_the_network() {
     let mut manager = manager();
     let mut frame = arp::request(OURS, VIP, CLIENT, None);
@@ -539,7 +564,7 @@ fn the_configuration_says_whom_to_know() {
         hugepages: false,
         memory_mb: 128,
         idle: Idle::Wait,
-        flows: FlowsConfig { per_worker: 1024, half_open: 256 },
+        flows: FlowsConfig { per_worker: 1024, half_open: 256, wide_per_worker: 1024 },
         control: ControlConfig { socket: "s".into() },
         limits: Limits::LEAST,
         timeouts: Timeouts::default(),

@@ -95,8 +95,7 @@ impl<'f> Refused<'f> {
 
     /// The packet is longer than an MTU and must not be cut. It would have left with one hop less, and so it is quoted.
     fn too_long(&self, mtu: u16) -> Option<Vec<u8>> {
-        let must_not_be_cut = self.header[6] & ipv4::DONT_FRAGMENT != 0;
-        if !must_not_be_cut || self.packet.len() <= usize::from(mtu) {
+        if !ipv4::must_stay_whole(self.header) || self.packet.len() <= usize::from(mtu) {
             return None;
         }
         let mut frame = self.error(icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED, mtu)?;

@@ -7,7 +7,7 @@ use crate::verdict::DropReason;
 
 pub const MIN_HEADER: usize = 20;
 /// In the sixth byte of the header.
-pub const DONT_FRAGMENT: u8 = 0x40;
+const DONT_FRAGMENT: u8 = 0x40;
 /// In the seventh and eighth byte.
 pub const OFFSET: u16 = 0x1fff;
 const TTL: usize = 8;
@@ -70,7 +70,7 @@ pub fn parse(packet: &[u8], wire_len: usize) -> Result<Ipv4, DropReason> {
 
 /// Whether the header has the Don't Fragment bit.
 pub fn must_stay_whole(packet: &[u8]) -> bool {
-    packet.get(6).is_some_and(|flags| flags & 0x40 != 0)
+    packet.get(6).is_some_and(|flags| flags & DONT_FRAGMENT != 0)
 }
 
 /// Counts one hop: TTL less one, the checksum to match. The caller has seen that the TTL is more than one.

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::machine::number_in;
 use super::{Machine, Problem};
-use crate::config::Config;
+use crate::config::{Config, FlowsConfig};
 
 const MB: u64 = 1 << 20;
 
@@ -24,24 +24,36 @@ pub(super) fn check(config: &Config, machine: &Machine, problems: &mut Vec<Probl
 struct Need {
     buffers: u64,
     tables: u64,
+    /// The wide table is the larger one.
+    mostly_wide: bool,
     arithmetic: String,
 }
 
 impl Need {
     fn of(config: &Config) -> Need {
         let workers = config.cores.workers.count();
-        let each = config.flows.bytes_per_worker().next_multiple_of(2 * MB);
+        // Each table has pages of its own.
+        let narrow = FlowsConfig::narrow_bytes(config.flows.per_worker).next_multiple_of(2 * MB);
+        let wide = match config.flows.wide_is_least() {
+            true => 0,
+            false => FlowsConfig::wide_bytes(config.flows.wide_per_worker).next_multiple_of(2 * MB),
+        };
+        let each = narrow.saturating_add(wide);
         let buffers = u64::from(config.memory_mb) * MB;
         let tables = each.saturating_mul(workers as u64);
+        let wide_ones = match wide {
+            0 => String::new(),
+            _ => format!(", and {} wide ones at about 42.7", config.flows.wide_per_worker),
+        };
         let arithmetic = format!(
             "{} MB are needed: memory_mb = {} and {workers} × {} MB for the connections ({} per worker at about 21.3 \
-             bytes)",
+             bytes{wide_ones})",
             buffers.saturating_add(tables).div_ceil(MB),
             config.memory_mb,
             each.div_ceil(MB),
             config.flows.per_worker
         );
-        Need { buffers, tables, arithmetic }
+        Need { buffers, tables, mostly_wide: wide > narrow, arithmetic }
     }
 
     fn bytes(&self) -> u64 {
@@ -49,7 +61,11 @@ impl Need {
     }
 
     fn less(&self) -> String {
-        let key = if self.tables > self.buffers { "per_worker under [flows]" } else { "memory_mb" };
+        let key = match self.tables > self.buffers {
+            true if self.mostly_wide => "wide_per_worker under [flows]",
+            true => "per_worker under [flows]",
+            false => "memory_mb",
+        };
         format!("lower {key}, or use fewer workers")
     }
 }

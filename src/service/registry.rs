@@ -41,12 +41,31 @@ pub struct Condemned {
     pub reals: Vec<RealId>,
 }
 
+const SERVICES: &str = "services";
+const REALS: &str = "reals";
+
 /// There is no free number now; the limit, and how many are being cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoNumber {
     pub what: &'static str,
     pub most: usize,
     pub clearing: usize,
+}
+
+impl NoNumber {
+    /// What waits, one line a kind.
+    pub fn told(waiting: &[NoNumber]) -> Vec<String> {
+        let line = |what| {
+            let mut these = waiting.iter().filter(|waits| waits.what == what);
+            let NoNumber { what, most, .. } = these.next()?;
+            let count = 1 + these.count();
+            Some(format!(
+                "{count} {what} wait for a number: all {most} are in use or named by old connections; they come by \
+                 themselves when these were swept out, some half a minute from now"
+            ))
+        };
+        [SERVICES, REALS].into_iter().filter_map(line).collect()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -60,8 +79,8 @@ pub struct Registry {
 impl Registry {
     pub fn new(limits: Limits) -> Registry {
         Registry {
-            services: Numbers::new("services", limits.services),
-            reals: Numbers::new("reals", limits.reals),
+            services: Numbers::new(SERVICES, limits.services),
+            reals: Numbers::new(REALS, limits.reals),
             reals_of: Vec::new(),
         }
     }
@@ -323,6 +342,18 @@ mod tests {
         let again = registry.service(Takes::exact(Protocol::Tcp, [10, 9, 0, 100], 80));
         assert_eq!(again, Ok(Given { id: web, recycled: false }));
         assert_eq!(registry.real(name(web, 12)), Ok(Given { id: two, recycled: false }));
+    }
+
+    #[test]
+    fn who_waits_is_told_in_a_line() {
+        let (service, real) = (
+            Registry::new(Limits { services: 2, reals: 4 }).services.none_left(),
+            NoNumber { what: "reals", most: 4, clearing: 1 },
+        );
+        assert!(NoNumber::told(&[]).is_empty());
+        let told = NoNumber::told(&[real, service, real]);
+        assert!(told[0].starts_with("1 services wait for a number: all 2 are"), "{told:?}");
+        assert!(told[1].starts_with("2 reals wait for a number: all 4 are"), "{told:?}");
     }
 
     #[test]

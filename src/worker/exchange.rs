@@ -1,5 +1,6 @@
 //! What passes between a worker and the management core: bounded queues, and a bell for whoever sleeps.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use crossbeam::queue::ArrayQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::flow::{FlowKey, Pin};
+use crate::flow::{ClientKey, FlowKey, Pin, Template, WideKey};
+use crate::service::{RealId, ServiceId};
 use crate::verdict::Answer;
 
 /// Wakes a sleeping thread: a descriptor that it polls beside its others.
@@ -92,25 +94,28 @@ pub struct Handed<F> {
     pub frame: F,
 }
 
-/// A frame that the management core is to answer.
-pub struct Errand<F> {
+/// A frame that goes nowhere, and what its sender is told.
+pub struct Refused<F> {
     pub handed: Handed<F>,
-    /// What the sender is told; none: what it asks for (ARP, ping).
-    pub answer: Option<Answer>,
+    pub answer: Answer,
 }
 
 /// From all workers to the management core.
 pub struct Outbox<F> {
-    /// ARP, ICMP to virtual addresses, and packets that are refused with an answer.
-    pub manage: ArrayQueue<Errand<F>>,
-    /// For the host's kernel. A queue of its own, so that a flood of one does not starve the other.
+    /// ARP, and ICMP to virtual addresses. Each has a queue of its own, so that a flood of one does not starve the
+    /// others: above all not this one, by which the reals' MACs come.
+    pub manage: ArrayQueue<Handed<F>>,
+    /// Packets that are refused with an answer: a client can make as many as it likes.
+    pub refused: ArrayQueue<Refused<F>>,
+    /// For the host's kernel.
     pub host: ArrayQueue<Handed<F>>,
     pub bell: Bell,
 }
 
 impl<F> Outbox<F> {
     pub fn new(capacity: usize) -> std::io::Result<Outbox<F>> {
-        Ok(Outbox { manage: ArrayQueue::new(capacity), host: ArrayQueue::new(capacity), bell: Bell::new()? })
+        let (manage, refused, host) = (ArrayQueue::new(capacity), ArrayQueue::new(capacity), ArrayQueue::new(capacity));
+        Ok(Outbox { manage, refused, host, bell: Bell::new()? })
     }
 }
 
@@ -136,10 +141,54 @@ pub struct Question {
     pub answer: Sender<Page>,
 }
 
+/// A flow, whatever table it is in.
 pub struct Entry {
-    pub key: FlowKey,
-    pub pin: Pin,
+    pub client: (IpAddr, u16),
+    pub service: Option<ServiceId>,
+    /// Where the client wanted to go, as far as the service alone does not say it: address, protocol, port; zero: by
+    /// the service.
+    pub destination: (Option<Ipv4Addr>, u8, u16),
+    pub real: RealId,
+    /// Of the real's number.
+    pub generation: u8,
+    pub state: &'static str,
     pub ticks_left: u32,
+}
+
+impl Entry {
+    pub fn narrow(key: FlowKey, pin: Pin, tick: u32) -> Entry {
+        let (client, port) = key.client();
+        Entry::flow((client.into(), port), key.service(), (None, 0, 0), pin, tick)
+    }
+
+    pub fn wide(key: WideKey, pin: Pin, tick: u32) -> Entry {
+        Entry::flow(key.client(), key.service(), key.destination(), pin, tick)
+    }
+
+    fn flow(
+        client: (IpAddr, u16),
+        service: Option<ServiceId>,
+        destination: (Option<Ipv4Addr>, u8, u16),
+        pin: Pin,
+        tick: u32,
+    ) -> Entry {
+        let (real, generation, state) = (pin.real(), pin.generation(), pin.state().name());
+        Entry { client, service, destination, real, generation, state, ticks_left: pin.left(tick) }
+    }
+
+    /// As the kernel lists what it remembers of a persistent service's client: port 0, and whether one of its
+    /// connections was established.
+    pub fn template(template: &Template, tick: u32) -> Entry {
+        Entry {
+            client: (template.key.client(), 0),
+            service: Some(template.key.service),
+            destination: (None, 0, 0),
+            real: template.pinned.real,
+            generation: template.pinned.generation,
+            state: if template.assured { "ASSURED" } else { "NONE" },
+            ticks_left: template.left(tick),
+        }
+    }
 }
 
 pub struct Page {

@@ -18,8 +18,8 @@ use crate::packet::port::MAX_PORTS;
 use crate::packet::{Burst, Frame, Queue};
 use crate::service::Snapshot;
 use crate::sys::epoch::Reader;
-use crate::verdict::{Answer, DropReason, Verdict};
-use exchange::{Entry, Errand, Handed, Inbox, Outbox, Page, Question};
+use crate::verdict::{DropReason, Verdict};
+use exchange::{Entry, Handed, Inbox, Outbox, Page, Question, Refused};
 use handover::Links;
 
 /// How long a worker spins before it lets go of the core.
@@ -47,6 +47,16 @@ pub struct Worker<Q: Queue> {
     links: Links<Q::Frame>,
     /// Something went to the management core in this turn.
     ring: bool,
+    round: Round,
+}
+
+/// The sweep of all tables that is going on.
+#[derive(Default)]
+struct Round {
+    /// How often each table had been gone through when it began.
+    begun: [u64; 2],
+    /// Of the snapshot that was held then.
+    epoch: u64,
 }
 
 impl<Q: Queue> Worker<Q> {
@@ -60,7 +70,17 @@ impl<Q: Queue> Worker<Q> {
         outbox: Arc<Outbox<Q::Frame>>,
     ) -> Worker<Q> {
         let sides = queues.into_iter().map(|queue| Side { queue, leaving: Burst::new() }).collect();
-        Worker { sides, director, snapshot, ledger, inbox, outbox, links: Links::none(), ring: false }
+        Worker {
+            sides,
+            director,
+            snapshot,
+            ledger,
+            inbox,
+            outbox,
+            links: Links::none(),
+            ring: false,
+            round: Round::default(),
+        }
     }
 
     /// From now on, flows that other workers own go to them, and theirs come from wherever they arrived.
@@ -82,11 +102,22 @@ impl<Q: Queue> Worker<Q> {
         busy |= self.answer(now);
         let limit = if busy { BUCKETS_A_TURN } else { usize::MAX };
         self.director.sweep(now, self.snapshot.read(), limit);
+        self.note_round();
         if std::mem::take(&mut self.ring) {
             self.outbox.bell.ring();
         }
         self.ledger.frames.turns.add(1);
         busy
+    }
+
+    /// Tells when every table was gone through from its first bucket to its last since a snapshot was held. A table is
+    /// somewhere in its round when the other one ends, so that takes the rest of that round and another.
+    fn note_round(&mut self) {
+        let rounds = [self.director.flows().rounds(), self.director.wide_flows().rounds()];
+        if rounds.iter().zip(self.round.begun).all(|(now, begun)| *now >= begun + 2) {
+            self.ledger.swept.set(self.round.epoch);
+            self.round = Round { begun: rounds, epoch: self.snapshot.read().epoch };
+        }
     }
 
     /// One burst of one port, to its end.
@@ -145,9 +176,12 @@ impl<Q: Queue> Worker<Q> {
             Verdict::Forward { port } => return self.sides[usize::from(port)].leaving.push(handed.frame),
             Verdict::Drop(reason) => return counters.dropped[reason as usize].add(1),
             Verdict::Hand { worker } => return self.links.stage(worker, handed.frame),
-            Verdict::Manage => (self.manage(handed, None), &counters.to_manage, DropReason::ManageQueueFull),
+            Verdict::Manage => {
+                (self.outbox.manage.push(handed).is_ok(), &counters.to_manage, DropReason::ManageQueueFull)
+            }
             Verdict::Answer(answer) => {
-                (self.manage(handed, Some(answer)), &counters.to_manage, DropReason::ManageQueueFull)
+                let queued = self.outbox.refused.push(Refused { handed, answer }).is_ok();
+                (queued, &counters.to_manage, DropReason::AnswerQueueFull)
             }
             Verdict::Host => (self.outbox.host.push(handed).is_ok(), &counters.to_host, DropReason::HostQueueFull),
         };
@@ -157,10 +191,6 @@ impl<Q: Queue> Worker<Q> {
         } else {
             counters.dropped[full as usize].add(1);
         }
-    }
-
-    fn manage(&self, handed: Handed<Q::Frame>, answer: Option<Answer>) -> bool {
-        self.outbox.manage.push(Errand { handed, answer }).is_ok()
     }
 
     /// Sends what the burst left behind.
@@ -199,15 +229,24 @@ impl<Q: Queue> Worker<Q> {
             return false;
         }
         let Some(Question { from_bucket, mut page, answer }) = self.inbox.questions.pop() else { return false };
-        let (flows, tick) = (self.director.flows(), now.tick());
-        let mut bucket = from_bucket;
-        let end = flows.buckets().min(from_bucket.saturating_add(BUCKETS_A_PAGE));
-        while bucket < end && page.capacity() - page.len() >= 4 {
-            let entry = |(key, pin): (_, crate::flow::Pin)| Entry { key, pin, ticks_left: pin.left(tick) };
-            page.extend(flows.bucket(bucket, tick).map(entry));
-            bucket += 1;
+        let (director, tick) = (&self.director, now.tick());
+        let (narrow, wide, templates) = (director.flows(), director.wide_flows(), director.templates());
+        // Counted on from the one to the next: buckets, the wide table's, templates.
+        let (first_wide, first_template) = (narrow.buckets(), narrow.buckets() + wide.buckets());
+        let places = first_template + templates.room();
+        let mut place = from_bucket;
+        let end = places.min(from_bucket.saturating_add(BUCKETS_A_PAGE));
+        while place < end && page.capacity() - page.len() >= 4 {
+            if place < first_wide {
+                page.extend(narrow.bucket(place, tick).map(|(key, pin)| Entry::narrow(key, pin, tick)));
+            } else if place < first_template {
+                page.extend(wide.bucket(place - first_wide, tick).map(|(key, pin)| Entry::wide(key, pin, tick)));
+            } else {
+                page.extend(templates.at(place - first_template).map(|template| Entry::template(template, tick)));
+            }
+            place += 1;
         }
-        let next = (bucket < flows.buckets()).then_some(bucket);
+        let next = (place < places).then_some(place);
         // Nobody waits for it any more when this fails.
         let _ = answer.try_send(Page { entries: page, next });
         true

@@ -67,7 +67,7 @@ pub fn config() -> Config {
         hugepages: false,
         memory_mb: 64,
         idle: Idle::Poll,
-        flows: FlowsConfig { per_worker: 1000, half_open: 1000 },
+        flows: FlowsConfig { per_worker: 1000, half_open: 1000, wide_per_worker: 1024 },
         control: ControlConfig { socket: "/nowhere".into() },
         limits: Limits::LEAST,
         timeouts: Timeouts::default(),

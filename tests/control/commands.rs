@@ -110,7 +110,19 @@ fn without_a_director_the_operator_is_told_what_to_look_at() {
 #[test]
 fn the_directors_refusal_is_passed_on() {
     let running = Running::with(By(|_| Outcome::Error("the moon is full".into())), Default::default());
-    for verb in [&["status"][..], &["service", "list"], &["conn", "list"], &["stats"], &["stop"]] {
+    let real = ["real", "add", "tcp", "10.9.0.100:80", "10.9.0.11"];
+    for verb in [
+        &["status"][..],
+        &["service", "list"],
+        &["service", "delete", "mark", "7"],
+        &real,
+        &["timeouts"],
+        &["reload"],
+        &["config", "show"],
+        &["conn", "list"],
+        &["stats"],
+        &["stop"],
+    ] {
         let output = running.drover(verb);
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8(output.stderr).unwrap().contains("the director refused: the moon is full"));
@@ -119,7 +131,20 @@ fn the_directors_refusal_is_passed_on() {
 
 #[test]
 fn wrong_usage_is_exit_code_two() {
-    for arguments in [&[][..], &["status", "now"], &["conn"], &["conn", "list", "--limit", "x"], &["reboot"]] {
+    for arguments in [
+        &[][..],
+        &["status", "now"],
+        &["conn"],
+        &["conn", "list", "--limit", "x"],
+        &["reboot"],
+        &["service", "add"],
+        &["service", "add", "sctp", "10.9.0.100:80"],
+        &["service", "add", "mark", "seven"],
+        &["service", "add", "tcp", "10.9.0.100:80", "-p", "long"],
+        &["real", "add", "tcp", "10.9.0.100:80"],
+        &["real", "delete", "tcp", "10.9.0.100:80", "10.9.0.11", "-w", "1"],
+        &["timeouts", "900", "120"],
+    ] {
         assert_eq!(drover(Path::new("/nowhere"), arguments).status.code(), Some(2), "{arguments:?}");
     }
 }

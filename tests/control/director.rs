@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use drover::config::{self, Config, edit};
 use drover::control::server::{Handler, Options, Server};
 use drover::control::wire::*;
 use tempfile::TempDir;
@@ -22,9 +23,46 @@ impl Handler for Fixed {
             Request::ServiceList => Answer::Services(services()),
             Request::ConnList { from } => Answer::Connections(page_from(from, &connections(), 2)),
             Request::Stats => Answer::Stats(stats()),
+            Request::Timeouts { tcp: None, tcp_fin: None, udp: None, .. } => {
+                Answer::Timeouts(TimeoutsEntry { tcp: 900, tcp_fin: 120, udp: 300 })
+            }
+            Request::ConfigShow => Answer::Config(running().to_toml()),
+            Request::Reload { dry_run } => Answer::Changed(reloaded(dry_run)),
             Request::Stop => Answer::Stopping,
+            other => match edited(&other) {
+                Ok(changed) => Answer::Changed(changed),
+                Err(refused) => return Outcome::Error(refused),
+            },
         })
     }
+}
+
+/// What its answers come from where a configuration is needed.
+pub fn running() -> Config {
+    config::parse(CONFIGURATION, "drover.toml").unwrap()
+}
+
+const CONFIGURATION: &str = "[[port]]\nname = \"lan0\"\npci = \"0000:3b:00.0\"\naddress = \"10.9.0.10/24\"\nvlan = 7\n\
+    gateway = \"10.9.0.1\"\n[[service]]\ntcp = \"10.9.0.100:80\"\nscheduler = \"wrr\"\n\
+    [[service.real]]\naddress = \"10.9.0.11\"\nweight = 3\n\
+    [[service.real]]\naddress = \"10.9.0.12\"\nweight = 2\nmac = \"52:54:00:00:00:12\"\n";
+
+/// The edit is checked as it is by a director, and goes nowhere.
+fn edited(request: &Request) -> Result<Changed, String> {
+    let (edit, dry_run) = request.as_edit().expect("an edit");
+    let change = edit::check(&running(), &edit).map_err(|mistakes| mistakes[0].to_string().trim_start().to_owned())?;
+    Ok(changed(dry_run, vec![change.to_string()], Vec::new()))
+}
+
+fn reloaded(dry_run: bool) -> Changed {
+    let file = CONFIGURATION.replace("\"wrr\"", "\"wlc\"").replace("10.9.0.11", "10.9.0.13");
+    let file = config::parse(&format!("{file}[cores]\nworkers = 4\n"), "drover.toml").unwrap();
+    let edit::Reload { changes, notes } = edit::reload(&running(), &file).unwrap();
+    changed(dry_run, changes.iter().map(ToString::to_string).collect(), notes)
+}
+
+fn changed(dry_run: bool, changes: Vec<String>, notes: Vec<String>) -> Changed {
+    Changed { dry_run, changes, notes, epoch: if dry_run { 3 } else { 4 }, workers_behind: 0 }
 }
 
 /// A handler made of a function.
@@ -186,13 +224,28 @@ pub fn services() -> Vec<ServiceEntry> {
 fn service(protocol: &str, at: &str, scheduler: &str, reals: Vec<RealEntry>) -> ServiceEntry {
     let traffic = TrafficEntry { connections: 9, packets: 90, bytes: 9000, active: 5, inactive: 1 };
     let (protocol, address, scheduler) = (protocol.into(), at.into(), scheduler.into());
-    ServiceEntry { protocol, address, scheduler, flags: String::new(), traffic, reals }
+    ServiceEntry {
+        protocol,
+        address,
+        scheduler,
+        flags: String::new(),
+        persistent: None,
+        netmask: None,
+        expire_quiescent: false,
+        one_packet: false,
+        on_removed: "reschedule".into(),
+        on_miss: "reset".into(),
+        manners: String::new(),
+        traffic,
+        reals,
+    }
 }
 
 fn real(at: &str, weight: u16, state: RealState, mac: Option<&str>, (active, inactive): (u64, u64)) -> RealEntry {
     let traffic = TrafficEntry { connections: 3, packets: 30, bytes: 3000, active, inactive };
     let mac = mac.map(str::to_string);
-    RealEntry { address: address(at), forward: "Route".into(), weight, state, mac, traffic }
+    let (upper, lower) = (0, 0);
+    RealEntry { address: address(at), forward: "Route".into(), weight, upper, lower, state, mac, traffic }
 }
 
 pub fn connections() -> Vec<ConnEntry> {

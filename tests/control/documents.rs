@@ -39,7 +39,13 @@ fn each_command_prints_what_the_document_shows() {
             commands.push(command.to_string());
         }
     }
-    for verb in ["status", "service list", "conn list", "stats", "stats --per-core", "stop"] {
+    for verb in ["service add", "service edit", "service delete", "real add", "real edit", "real delete", "reload"] {
+        assert!(
+            commands.iter().any(|command| command.starts_with(&format!("$ drover {verb} "))),
+            "{verb} is not shown"
+        );
+    }
+    for verb in ["status", "service list", "conn list", "timeouts", "stats", "stats --per-core", "stop"] {
         assert!(commands.iter().any(|command| command == &format!("$ drover {verb}")), "{verb} is not shown");
         let json = format!("$ drover {verb} --json");
         assert!(commands.iter().any(|command| command.starts_with(&json)), "{verb} --json is not shown");
@@ -80,8 +86,11 @@ fn each_exchange_is_what_the_document_shows() {
             false => real += &format!("{line}\n"),
         }
     }
-    for verb in ["status", "service list", "conn list", "stats", "stop"] {
+    for verb in ["status", "service list", "conn list", "stats", "timeouts", "reload", "config show", "stop"] {
         assert!(shown.contains(&format!("→ {{\"v\":1,\"verb\":\"{verb}\"")), "{verb} is not shown");
+    }
+    for verb in ["service add", "service edit", "service delete", "real add", "real edit", "real delete"] {
+        assert!(shown.contains(&format!("→ {{\"v\":1,\"verb\":\"{verb}\",\"service\":")), "{verb} is not shown");
     }
     compare(path, &shown, &real);
 }

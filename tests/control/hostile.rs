@@ -163,6 +163,42 @@ fn a_client_that_never_reads_is_let_go_and_stalls_nobody() {
     assert_serves(&running);
 }
 
+/// Against a whole director: whatever is asked to be changed, by whoever may, it is an answer, and what it does is sound.
+#[test]
+fn any_change_that_can_be_written_is_made_or_refused() {
+    let live = crate::live::Live::start(crate::live::FILE);
+    let long = "9".repeat(20_000);
+    let names = ["tcp", "udp", "mark", "scheduler", "flags", "persistent", "netmask", "on_miss", "address", "weight"];
+    let values = [
+        "\"\"",
+        "\"10.9.0.101:80\"",
+        "\"\\u0000\\u001b[31m\"",
+        "7",
+        "-1",
+        "9223372036854775807",
+        "true",
+        "null",
+        &long,
+    ];
+    let mut peer = live.connect();
+    for verb in ["service add", "service edit", "service delete", "real add", "real edit", "real delete"] {
+        for (name, value) in names.iter().flat_map(|name| values.iter().map(move |value| (name, value))) {
+            for other in ["", ",\"tcp\":\"10.9.0.100:80\"", ",\"udp\":\"10.9.0.255:0-70000\""] {
+                let service = format!("{{\"{name}\":{value}{other}}}");
+                let real = format!("{{\"address\":\"10.9.0.13\",\"{name}\":{value}}}");
+                let real = if verb.starts_with("real") { format!(",\"real\":{real}") } else { String::new() };
+                let said = peer.exchange(&format!("{{\"v\":1,\"verb\":\"{verb}\",\"service\":{service}{real}}}"));
+                assert!(said.starts_with("{\"v\":1,\"ok\":") || said.starts_with("{\"v\":1,\"error\":"), "{said}");
+                assert!(said.len() < 2000 && !said.contains('\x1b'), "{}", &said[..said.len().min(3000)]);
+            }
+        }
+    }
+    // What is in force is a configuration that its own check finds good.
+    let shown = live.does("config show");
+    let running = drover::config::parse(&shown, "shown").unwrap_or_else(|errors| panic!("{errors}\n{shown}"));
+    assert_eq!(running.services.len(), live.services().len());
+}
+
 #[test]
 fn an_answer_too_long_for_the_socket_is_an_error_and_not_a_broken_line() {
     let running = Running::with(By(|_| Outcome::Error("x".repeat(MAX_ANSWER))), Options { ..Options::default() });

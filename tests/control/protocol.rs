@@ -15,7 +15,40 @@ use crate::director::{self, drover};
 
 fn requests() -> Vec<Request> {
     let from = ConnCursor { worker: 1, bucket: 77 };
-    vec![Request::Status, Request::ServiceList, Request::ConnList { from }, Request::Stats, Request::Stop]
+    let service = ServiceName { tcp: Some("10.9.0.100:80".into()), ..ServiceName::default() };
+    let words = ServiceWords {
+        mark: Some(7),
+        scheduler: Some("mh".into()),
+        flags: Some("mh-port".into()),
+        persistent: Some(300),
+        netmask: Some("255.255.255.0".into()),
+        expire_quiescent: true,
+        one_packet: true,
+        on_removed: Some("reset".into()),
+        on_miss: Some("drop".into()),
+        ..ServiceWords::default()
+    };
+    let real = RealWords { weight: Some(3), upper: Some(9), lower: Some(3), ..real() };
+    vec![
+        Request::Status,
+        Request::ServiceList,
+        Request::ConnList { from },
+        Request::Stats,
+        Request::Stop,
+        Request::ConfigShow,
+        Request::ServiceAdd { service: words.clone(), dry_run: true },
+        Request::ServiceEdit { service: words, dry_run: false },
+        Request::ServiceDelete { service: service.clone(), dry_run: true },
+        Request::RealAdd { service: service.clone(), real: real.clone(), dry_run: false },
+        Request::RealEdit { service: service.clone(), real, dry_run: true },
+        Request::RealDelete { service, real: RealName { address: "10.9.0.11".into() }, dry_run: false },
+        Request::Timeouts { tcp: Some(900), tcp_fin: None, udp: Some(-1), dry_run: true },
+        Request::Reload { dry_run: false },
+    ]
+}
+
+fn real() -> RealWords {
+    RealWords { address: "10.9.0.11".into(), mac: Some("02:00:00:00:00:11".into()), ..RealWords::default() }
 }
 
 #[test]
@@ -35,6 +68,15 @@ fn every_answer_survives_the_socket() {
         Outcome::Ok(Answer::Services(director::services())),
         Outcome::Ok(Answer::Connections(page)),
         Outcome::Ok(Answer::Stats(director::stats())),
+        Outcome::Ok(Answer::Changed(Changed {
+            dry_run: false,
+            changes: vec!["delete service FWM 7".into()],
+            notes: vec!["a note".into()],
+            epoch: 4,
+            workers_behind: 1,
+        })),
+        Outcome::Ok(Answer::Timeouts(TimeoutsEntry { tcp: 900, tcp_fin: 120, udp: 300 })),
+        Outcome::Ok(Answer::Config("idle = \"wait\"\n".into())),
         Outcome::Ok(Answer::Stopping),
         Outcome::Error("no \"such\" thing\n".into()),
     ] {
@@ -56,13 +98,32 @@ fn each_kind_of_bad_request_is_told_what_is_wrong() {
         (br#"{"verb":"status"}"#, "has no version: put \"v\":1 in it"),
         (br#"{"v":2,"verb":"status"}"#, "of version 2; this director speaks version 1"),
         (br#"{"v":"1","verb":"status"}"#, "of version \"1\""),
-        (br#"{"v":1}"#, "no \"verb\"; there are \"status\", \"service list\", \"conn list\", \"stats\", \"stop\""),
+        (
+            br#"{"v":1}"#,
+            "no \"verb\"; there are \"status\", \"service list\", \"conn list\", \"stats\", \"service add\", ",
+        ),
         (br#"{"v":1,"verb":"reboot"}"#, "unknown verb \"reboot\"; there are \"status\""),
         (br#"{"v":1,"verb":7}"#, "unknown verb 7"),
         (br#"{"v":1,"verb":"stop","now":true}"#, "\"stop\" has no field \"now\""),
         (br#"{"v":1,"verb":"conn list","from":3}"#, "\"conn list\": invalid type"),
         (br#"{"v":1,"verb":"conn list","from":{"worker":-1,"bucket":0}}"#, "\"conn list\": invalid value"),
         (br#"{"v":1,"verb":"conn list","from":{"worker":1,"bucket":0,"slot":2}}"#, "unknown field `slot`"),
+        (br#"{"v":1,"verb":"service add"}"#, "\"service add\": missing field `service`"),
+        (
+            br#"{"v":1,"verb":"service add","service":{"tcp":"10.9.0.101:80","sheduler":"rr"}}"#,
+            "unknown field `sheduler`",
+        ),
+        (br#"{"v":1,"verb":"service add","service":{"tcp":80}}"#, "\"service add\": invalid type"),
+        (br#"{"v":1,"verb":"service delete","service":{"tcp":"a","scheduler":"rr"}}"#, "unknown field `scheduler`"),
+        (br#"{"v":1,"verb":"real add","service":{"mark":7},"real":{}}"#, "missing field `address`"),
+        (
+            br#"{"v":1,"verb":"real delete","service":{"mark":7},"real":{"address":"a","weight":1}}"#,
+            "unknown field `weight`",
+        ),
+        (br#"{"v":1,"verb":"timeouts","tcp":1e99}"#, "\"timeouts\": invalid type"),
+        (br#"{"v":1,"verb":"timeouts","sctp":3}"#, "\"timeouts\" has no field \"sctp\""),
+        (br#"{"v":1,"verb":"reload","file":"/etc/passwd"}"#, "\"reload\" has no field \"file\""),
+        (br#"{"v":1,"verb":"reload","dry_run":"no"}"#, "\"reload\": invalid type"),
     ] {
         let said = parse_request(line).unwrap_err().to_string();
         assert!(said.contains(why), "{}: {said}", String::from_utf8_lossy(line));
@@ -85,7 +146,7 @@ proptest! {
 
     #[test]
     fn a_damaged_request_is_another_request_or_an_error(
-        which in 0..5usize, at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
+        which in 0..14usize, at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<prop::sample::Index>(),
     ) {
         let mut line = serde_json::to_vec(&Envelope::new(requests()[which].clone())).unwrap();
         let at = at.index(line.len());

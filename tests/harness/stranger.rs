@@ -56,6 +56,11 @@ impl Stranger {
         });
     }
 
+    /// What came so far.
+    pub fn frames(&self) -> Vec<Vec<u8>> {
+        self.frames.lock().unwrap().clone()
+    }
+
     /// Sends the frame until a frame comes that `wanted` likes: the switch may lose any.
     pub fn ask(&mut self, frame: &[u8], wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         until("an answer to the stranger", || {

@@ -11,7 +11,7 @@ pub struct Difference {
     pub ours: Vec<String>,
 }
 
-/// The kernel's answer as far as the subject has to give it yet: who sends nothing of its own drops in silence.
+/// An answer as far as the subject has to give it yet: who sends nothing of its own drops in silence.
 pub fn lowered(answer: &[String], can: &dyn Fn(Capability) -> bool) -> Vec<String> {
     let lower = |line: &String| {
         let silent = line.starts_with("tcp ") && !can(Capability::Resets)
@@ -42,12 +42,12 @@ pub fn differences(
     assert_eq!((steps.len(), steps.len()), (kernel.len(), ours.len()), "an answer a step");
     let mut found = Vec::new();
     for (at, step) in steps.iter().enumerate() {
-        let mut kernel = lowered(&kernel[at], can);
+        let (mut kernel, ours) = (lowered(&kernel[at], can), lowered(&ours[at], can));
         if *step == Step::List(Listing::Stats) {
             kernel = kernel.iter().map(without_answers).collect();
         }
-        if kernel != ours[at] && !is_the_hosts(&kernel, &ours[at]) {
-            found.push(Difference { at, step: step.to_string(), kernel, ours: ours[at].clone() });
+        if kernel != ours && !is_the_hosts(&kernel, &ours) {
+            found.push(Difference { at, step: step.to_string(), kernel, ours });
         }
     }
     found

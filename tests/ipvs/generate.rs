@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::packet::{Fault, Kind, Packet};
 use super::scenario::{
     Capability, Edit, Key, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, RealSpec, SCHEDULERS, ServiceSpec,
-    Step, Sysctl, TIMEOUTS, VIPS,
+    Step, Sysctl, TIMEOUTS, TIMEOUTS_OF_CONNECTIONS, VIPS,
 };
 
 const SYN: u8 = 2;
@@ -279,7 +279,7 @@ impl Generator<'_> {
     }
 
     fn set_timeouts(&mut self) {
-        let mut one = || if self.random.chance(30) { 0 } else { *self.random.one(&TIMEOUTS) };
+        let mut one = || if self.random.chance(30) { 0 } else { *self.random.one(&TIMEOUTS_OF_CONNECTIONS) };
         let timeouts = Edit::Timeouts(one(), one(), one());
         // All zeros is refused.
         if timeouts != Edit::Timeouts(0, 0, 0) {

@@ -128,6 +128,12 @@ impl Packet {
     }
 }
 
+/// An IPv4 frame without what Ethernet put behind its packet.
+pub fn without_padding(mut frame: Vec<u8>) -> Vec<u8> {
+    frame.truncate(14 + usize::from(u16::from_be_bytes([frame[16], frame[17]])));
+    frame
+}
+
 pub fn framed(packet: &[u8]) -> Vec<u8> {
     [&DIRECTOR.0, &ROUTER.0, &[8, 0][..], packet].concat()
 }

@@ -23,22 +23,24 @@ pub(super) fn is_lighter(one: (&Member, u64), other: (&Member, u64)) -> bool {
 
 /// lc
 pub(super) fn connections<'s, L: Fn(RealId) -> Load>(scene: &'s Scene<'_, L>) -> Option<&'s Member> {
-    scene.usable().min_by_key(|member| overhead(scene.load(member)))
+    let costs = scene.loaded().map(|(member, load)| (member, overhead(load)));
+    costs.reduce(|best, next| if next.1 < best.1 { next } else { best }).map(|(member, _)| member)
 }
 
 /// wlc
 pub(super) fn weighted<'s, L: Fn(RealId) -> Load>(scene: &'s Scene<'_, L>) -> Option<&'s Member> {
-    lightest(scene.usable().map(|member| (member, overhead(scene.load(member)))))
+    lightest(scene.loaded().map(|(member, load)| (member, overhead(load))))
 }
 
 /// sed: with the new connection counted.
 pub(super) fn delay<'s, L: Fn(RealId) -> Load>(scene: &'s Scene<'_, L>) -> Option<&'s Member> {
-    lightest(scene.usable().map(|member| (member, u64::from(scene.load(member).active) + 1)))
+    lightest(scene.loaded().map(|(member, load)| (member, u64::from(load.active) + 1)))
 }
 
 /// nq: whoever is idle; else sed.
 pub(super) fn never_queue<'s, L: Fn(RealId) -> Load>(scene: &'s Scene<'_, L>) -> Option<&'s Member> {
-    scene.usable().find(|member| scene.load(member).active == 0).or_else(|| delay(scene))
+    let idle = scene.loaded().find(|(_, load)| load.active == 0);
+    idle.map(|(member, _)| member).or_else(|| delay(scene))
 }
 
 /// fo: the greatest weight.
@@ -48,7 +50,8 @@ pub(super) fn fail_over<'s, L: Fn(RealId) -> Load>(scene: &'s Scene<'_, L>) -> O
 
 /// ovf: the greatest weight of those that have not more active connections than weight.
 pub(super) fn overflow<'s, L: Fn(RealId) -> Load>(scene: &'s Scene<'_, L>) -> Option<&'s Member> {
-    heaviest(scene.usable().filter(|member| scene.load(member).active <= u32::from(member.weight)))
+    let has_room = |(member, load): &(&Member, Load)| load.active <= u32::from(member.weight);
+    heaviest(scene.loaded().filter(has_room).map(|(member, _)| member))
 }
 
 /// The first of them, where `max_by_key` has the last.

@@ -97,6 +97,12 @@ impl<L: Fn(RealId) -> Load> Scene<'_, L> {
         member.weight > 0 && !member.ready && !self.load(member).overloaded
     }
 
+    /// The usable ones with their loads, which are asked for once: of many reals that is all the cost of a choice.
+    fn loaded(&self) -> impl Iterator<Item = (&Member, Load)> {
+        let members = self.roster.members().iter().filter(|member| member.weight > 0 && member.ready);
+        members.map(|member| (member, self.load(member))).filter(|(_, load)| !load.overloaded)
+    }
+
     fn usable(&self) -> impl Iterator<Item = &Member> {
         self.roster.members().iter().filter(|member| self.is_usable(member))
     }

@@ -1,0 +1,317 @@
+//! The rules of LVS at the pure director: what edits, limits, persistence and policies do to connections. That they are
+//! the kernel's is for `ipvs_*` to show; here is each by itself.
+
+mod common;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use common::*;
+use drover::clock::Now;
+use drover::config::{Config, OnMiss, OnRemoved, Persistence, Scheduler, ServiceConfig, Settings};
+use drover::counters::Ledger;
+use drover::director::Director;
+use drover::flow::FlowTable;
+use drover::packet::{Burst, checksum, ipv4};
+use drover::service::{Composer, Reach, Snapshot, Station};
+use drover::sim::SimFrame;
+use drover::sim::frames::FrameBuilder;
+use drover::verdict::{Answer, DropReason, Verdict};
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
+const RESET: Sent = Err(Verdict::Answer(Answer::Reset));
+
+/// The number of the real that got it, or what became of it.
+type Sent = Result<u8, Verdict>;
+
+/// A director whose configuration changes.
+struct Rig {
+    config: Config,
+    composer: Composer,
+    snapshot: Snapshot,
+    director: Director,
+    ledger: Arc<Ledger>,
+    now: Now,
+    silent: Vec<u8>,
+}
+
+impl Rig {
+    /// The first service with this changed.
+    fn new(change: impl FnOnce(&mut ServiceConfig)) -> Rig {
+        let mut config = config();
+        let mut service = (*config.services[0]).clone();
+        change(&mut service);
+        config.services[0] = Arc::new(service);
+        let port = &config.ports[0];
+        let station = Station { mac: DIRECTOR, network: port.address, vlan: port.vlan, mtu: port.mtu };
+        let mut composer = Composer::new(config.limits, vec![station]);
+        let snapshot = composer.compose(1, &config, &|_, address| reach(&[], address)).snapshot;
+        let ledger = Arc::new(Ledger::new(config.limits.services, config.limits.reals));
+        let table = FlowTable::new(3_000, false, [3, 5]).unwrap();
+        let director = Director::new(tables(table), usize::MAX, &snapshot, 0, ledger.clone());
+        Rig { config, composer, snapshot, director, ledger, now: Now::from_secs(1000), silent: Vec::new() }
+    }
+
+    fn edit(&mut self, change: impl FnOnce(&mut ServiceConfig)) {
+        let mut service = (*self.config.services[0]).clone();
+        change(&mut service);
+        self.config.services[0] = Arc::new(service);
+        self.compose();
+    }
+
+    fn compose(&mut self) {
+        let (epoch, silent) = (self.snapshot.epoch + 1, self.silent.clone());
+        self.snapshot = self.composer.compose(epoch, &self.config, &|_, address| reach(&silent, address)).snapshot;
+        self.composer.refresh(epoch, &[1, 2, 3].map(real_address), &|_, address| reach(&silent, address));
+        self.director.adopt(self.now, &self.snapshot);
+    }
+
+    fn goes_silent(&mut self, real: u8) {
+        self.silent.push(real);
+        let (epoch, silent) = (self.snapshot.epoch + 1, self.silent.clone());
+        let reach = |_, address| reach(&silent, address);
+        self.snapshot = self.composer.refresh(epoch, &[real_address(real)], &reach);
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.now = self.now + std::time::Duration::from_secs(seconds);
+        self.director.sweep(self.now, &self.snapshot, usize::MAX);
+    }
+
+    fn send(&mut self, frame: FrameBuilder) -> Sent {
+        self.send_frame(frame.build())
+    }
+
+    fn send_frame(&mut self, frame: Vec<u8>) -> Sent {
+        let mut burst = Burst::new();
+        burst.push(SimFrame(frame));
+        let verdicts = self.director.decide(self.now, &self.snapshot.stations[0], &self.snapshot, &mut burst);
+        match verdicts[0] {
+            Verdict::Forward { .. } => Ok(burst[0].0[5]),
+            other => Err(other),
+        }
+    }
+
+    /// One new connection from each of these ports, and where they went.
+    fn connect(&mut self, ports: impl IntoIterator<Item = u16>) -> Vec<Sent> {
+        ports.into_iter().map(|port| self.send(tcp(port, SYN))).collect()
+    }
+
+    fn standing(&self, real: u8) -> (u64, u64) {
+        let traffic = &self.ledger.reals[usize::from(real) - 1];
+        (traffic.active.get(), traffic.inactive.get())
+    }
+}
+
+fn reach(silent: &[u8], address: Ipv4Addr) -> Reach {
+    let number = address.octets()[3] - 10;
+    if silent.contains(&number) { Reach::Lost(real_mac(number)) } else { Reach::At(real_mac(number)) }
+}
+
+fn remove_all_but(kept: u8) -> impl FnOnce(&mut ServiceConfig) {
+    move |service| service.reals.retain(|real| real.address == real_address(kept))
+}
+
+#[test]
+fn a_removed_real_s_connections_go_by_the_service_s_choice() {
+    for (on_removed, mid_flow, again) in [
+        (OnRemoved::Reschedule, Ok(1), Ok(1)),
+        (OnRemoved::Reset, RESET, Ok(1)),
+        (OnRemoved::Drop, Err(Verdict::Drop(DropReason::RealRemoved)), Err(Verdict::Drop(DropReason::RealRemoved))),
+    ] {
+        let mut rig = Rig::new(|service| service.settings = Settings { on_removed, ..service.settings });
+        assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, ACK))), (Ok(3), Ok(3)));
+        assert_eq!(rig.send(tcp(2, SYN)), Ok(2));
+        rig.edit(remove_all_but(1));
+        assert_eq!(rig.send(tcp(1, ACK)), mid_flow, "{on_removed:?}");
+        assert_eq!(rig.send(tcp(1, SYN)), again, "{on_removed:?}: a client that begins again");
+        let left = if on_removed == OnRemoved::Drop { (1, 0) } else { (0, 0) };
+        assert_eq!(rig.standing(3), left, "{on_removed:?}");
+    }
+}
+
+#[test]
+fn a_real_that_comes_back_finds_its_silent_connections() {
+    let mut rig = Rig::new(|service| service.settings.on_removed = OnRemoved::Drop);
+    assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, ACK))), (Ok(3), Ok(3)));
+    let before = rig.config.services[0].clone();
+    rig.edit(remove_all_but(1));
+    assert_eq!(rig.send(tcp(1, ACK)), Err(Verdict::Drop(DropReason::RealRemoved)));
+    rig.edit(|service| *service = (*before).clone());
+    assert_eq!(rig.send(tcp(1, ACK)), Ok(3));
+}
+
+#[test]
+fn datagrams_leave_a_real_that_went_down_at_once() {
+    let mut rig = Rig::new(|_| ());
+    assert_eq!(rig.send(udp(1)), Ok(3));
+    assert_eq!(rig.send(udp(1)), Ok(3));
+    rig.goes_silent(3);
+    assert_eq!(rig.send(udp(1)), Ok(2));
+    assert_eq!(rig.send(udp(1)), Ok(2));
+    // TCP in the middle of a connection stays: another real could only reset it.
+    let mut rig = Rig::new(|_| ());
+    assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, ACK))), (Ok(3), Ok(3)));
+    rig.goes_silent(3);
+    assert_eq!((rig.send(tcp(1, ACK)), rig.send(tcp(1, SYN))), (Ok(3), Ok(2)));
+}
+
+#[test]
+fn what_nobody_knows_goes_by_the_service_s_choice() {
+    let sent = |on_miss| Rig::new(|service| service.settings.on_miss = on_miss).send(tcp(7, ACK));
+    assert_eq!(sent(OnMiss::Reset), RESET);
+    assert_eq!(sent(OnMiss::Drop), Err(Verdict::Drop(DropReason::NoConnection)));
+    let first = sent(OnMiss::Hash).expect("somebody");
+    assert_eq!(sent(OnMiss::Hash), Ok(first), "the same on every director");
+    let mut rig = Rig::new(|service| service.settings.on_miss = OnMiss::Hash);
+    assert_eq!(rig.send(tcp(7, RST)), Err(Verdict::Drop(DropReason::NoConnection)), "nobody waits for a reset");
+}
+
+#[test]
+fn a_syn_in_time_wait_begins_anew_and_in_fin_wait_goes_on_at_once() {
+    let mut rig = Rig::new(|service| service.scheduler = Scheduler::RoundRobin);
+    assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, FIN | ACK))), (Ok(3), Ok(3)), "TIME_WAIT");
+    assert_eq!(rig.send(tcp(1, SYN)), Ok(2), "scheduled anew");
+    assert_eq!((rig.send(tcp(2, SYN)), rig.send(tcp(2, ACK)), rig.send(tcp(2, FIN | ACK))), (Ok(1), Ok(1), Ok(1)));
+    assert_eq!(rig.send(tcp(2, SYN)), Ok(1), "FIN_WAIT: the same real, at once");
+    rig.edit(|service| service.reals.retain(|real| real.address != real_address(1)));
+    assert_eq!(rig.send(tcp(2, FIN | ACK)).map(|real| real != 1), Ok(true));
+}
+
+#[test]
+fn limits_turn_away_and_let_in_again() {
+    let mut rig = Rig::new(|service| {
+        service.scheduler = Scheduler::RoundRobin;
+        service.reals.retain(|real| real.address != real_address(1));
+        service.reals[0].upper = 2;
+        service.reals[0].lower = 1;
+    });
+    let to = rig.connect(1..=6);
+    assert_eq!(to, [3, 2, 3, 2, 3, 3].map(Ok), "the second real takes two");
+    for port in [2, 4] {
+        rig.send(tcp(port, ACK)).unwrap();
+        rig.send(tcp(port, RST)).unwrap();
+    }
+    assert_eq!(rig.connect(7..=7), [Ok(3)], "closed, and counted until they are gone");
+    rig.wait(15);
+    assert!(rig.connect(8..=9).contains(&Ok(2)), "below the lower limit");
+}
+
+#[test]
+fn a_client_comes_back_to_its_real() {
+    let mut rig = Rig::new(|service| {
+        service.scheduler = Scheduler::RoundRobin;
+        service.settings.persistence = Some(Persistence { seconds: 60, prefix: 32 });
+    });
+    assert_eq!(rig.connect(1..=4), [Ok(3); 4]);
+    let other = |port| FrameBuilder { source: (Ipv4Addr::new(10, 9, 0, 77), port), ..tcp(0, SYN) };
+    assert_eq!([1, 2].map(|port| rig.send(other(port))), [Ok(2); 2]);
+    // A drained real keeps its clients.
+    rig.edit(|service| service.reals[2].weight = 0);
+    assert_eq!(rig.connect(5..=5), [Ok(3)]);
+    // All connections time out, and then the template does.
+    (0..20).for_each(|_| rig.wait(30));
+    assert_eq!(rig.director.templates().len(), 0);
+    assert_ne!(rig.connect(6..=6), [Ok(3)]);
+}
+
+#[test]
+fn one_packet_at_a_time() {
+    let mut rig = Rig::new(|_| ());
+    let mut dns = (*rig.config.services[1]).clone();
+    dns.settings.one_packet = true;
+    rig.config.services[1] = Arc::new(dns);
+    rig.compose();
+    let to: Vec<Sent> = (0..6).map(|_| rig.send(udp(5))).collect();
+    assert_eq!(to, [3, 2, 1, 3, 2, 1].map(Ok));
+    assert_eq!((rig.ledger.frames.flows.get(), rig.ledger.services[1].connections.get()), (0, 6));
+}
+
+#[test]
+fn an_icmp_error_about_a_flow_goes_to_its_real_and_changes_nothing() {
+    let mut rig = Rig::new(|_| ());
+    assert_eq!(rig.send(udp(9)), Ok(3));
+    let error = |port: u16| {
+        let mut quoted = udp(port).build()[14..42].to_vec();
+        // As the real sent it: from the virtual address to the client.
+        let (source, destination) = (quoted[12..16].to_vec(), quoted[16..20].to_vec());
+        quoted[12..16].copy_from_slice(&destination);
+        quoted[16..20].copy_from_slice(&source);
+        let ports = [quoted[22], quoted[23], quoted[20], quoted[21]];
+        quoted[20..24].copy_from_slice(&ports);
+        let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+        message.extend(quoted);
+        let sum = checksum::checksum(&message).to_be_bytes();
+        message[2..4].copy_from_slice(&sum);
+        let mut frame = FrameBuilder { protocol: ipv4::ICMP, ..tcp(0, 0) }.build()[..34].to_vec();
+        frame.extend(message);
+        let length = (frame.len() as u16 - 14).to_be_bytes();
+        frame[16..18].copy_from_slice(&length);
+        frame[24..26].fill(0);
+        let sum = checksum::checksum(&frame[14..34]).to_be_bytes();
+        frame[24..26].copy_from_slice(&sum);
+        frame
+    };
+    let before = rig.director.flows().len();
+    assert_eq!(rig.send_frame(error(9)), Ok(3));
+    assert!(matches!(rig.send_frame(error(10)), Err(Verdict::Drop(_) | Verdict::Manage)), "about no flow");
+    assert_eq!(rig.director.flows().len(), before);
+    rig.wait(299);
+    assert_eq!(rig.send_frame(error(9)), Ok(3));
+    rig.wait(2);
+    assert!(rig.send_frame(error(9)).is_err(), "the error has not made its flow live longer");
+}
+
+/// The coarse clock over more than a year: flows live as long as they should on every day of it.
+#[test]
+fn four_hundred_days() {
+    let mut rig = Rig::new(|service| service.scheduler = Scheduler::RoundRobin);
+    rig.now = Now::from_secs(1);
+    for day in 0..400u64 {
+        let port = day as u16 + 1;
+        let real = rig.send(tcp(port, SYN)).expect("a new connection");
+        assert_eq!(rig.send(tcp(port, ACK)), Ok(real));
+        rig.wait(890);
+        assert_eq!(rig.send(tcp(port, ACK)), Ok(real), "day {day}");
+        rig.wait(901);
+        assert_eq!(rig.send(tcp(port, ACK)), RESET, "day {day}");
+        rig.wait(86_400 - 890 - 901);
+        assert_eq!(rig.ledger.frames.flows.get(), 0, "day {day}");
+    }
+}
+
+/// The 32 bits of coarse time come round after 17 years of running.
+#[test]
+fn the_coarse_clock_comes_round() {
+    let mut rig = Rig::new(|service| service.scheduler = Scheduler::RoundRobin);
+    rig.now = Now::from_secs((1 << 29) - 450);
+    let real = rig.send(tcp(1, SYN)).unwrap();
+    assert_eq!(rig.send(tcp(1, ACK)), Ok(real));
+    rig.wait(800);
+    assert_eq!(rig.send(tcp(1, ACK)), Ok(real));
+    rig.wait(800);
+    assert_eq!(rig.send(tcp(1, ACK)), Ok(real));
+    rig.wait(901);
+    assert_eq!(rig.send(tcp(1, ACK)), RESET);
+}
+
+#[test]
+fn a_number_that_means_another_real_is_not_mistaken_for_it() {
+    let mut rig = Rig::new(|_| ());
+    assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, ACK))), (Ok(3), Ok(3)));
+    // As if the number had been recycled: another generation holds it.
+    let generation = rig.snapshot.reals[2].generation;
+    rig.snapshot.reals[2].generation = generation.wrapping_add(1);
+    rig.snapshot.clearing = true;
+    rig.snapshot.epoch += 1;
+    assert_eq!(rig.send(tcp(1, ACK)), RESET, "its flow is not the new holder's");
+    assert_eq!((rig.send(tcp(2, SYN)), rig.send(tcp(2, ACK))), (Ok(2), Ok(2)));
+    rig.snapshot.reals[1].generation = generation.wrapping_add(1);
+    rig.snapshot.epoch += 1;
+    assert_eq!(rig.ledger.frames.flows.get(), 1);
+    rig.wait(20);
+    assert_eq!(rig.ledger.frames.flows.get(), 0, "and the sweep clears it before its time");
+}
