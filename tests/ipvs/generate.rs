@@ -432,7 +432,8 @@ impl Generator<'_> {
     }
 
     fn error_about_a_conversation(&mut self) {
-        if self.conversations.is_empty() {
+        // Those that have ended for the kernel and not for us, or the reverse: see `removal_ends_connections`.
+        if self.conversations.is_empty() || self.has_ended {
             return;
         }
         let place = self.random.below(self.conversations.len());
