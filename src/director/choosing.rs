@@ -45,8 +45,8 @@ pub struct Choosing {
 #[derive(Clone, Copy)]
 pub struct Choice {
     pub real: RealId,
-    /// Of a persistent service: the client, and whether its template chose.
-    template: Option<(TemplateKey, bool)>,
+    /// Of a persistent service: the client, whether its template chose, and the template's turn.
+    template: Option<(TemplateKey, bool, bool)>,
 }
 
 impl Choosing {
@@ -104,12 +104,13 @@ impl Choosing {
         let persistence = service.settings.persistence;
         let client = persistence.map(|how| TemplateKey::new(service.id, opening.client, how.prefix));
         if let Some(client) = client
-            && let Some(Template { pinned: Pinned { real, generation }, .. }) = self.templates.find(client, scene.tick)
+            && let Some(Template { pinned: Pinned { real, generation, turn }, .. }) =
+                self.templates.find(client, scene.tick)
         {
             let bound = scene.snapshot.real(real);
             let drained = bound.weight == 0 && service.settings.expire_quiescent;
             if bound.serves(generation) && !drained {
-                return Ok(Choice { real, template: Some((client, true)) });
+                return Ok(Choice { real, template: Some((client, true, turn)) });
             }
             self.templates.spend(client);
         }
@@ -119,7 +120,7 @@ impl Choosing {
         let schedule = self.schedules.get_mut(service.id.index()).and_then(Option::as_mut);
         let real = schedule.and_then(|schedule| schedule.choose(&service.roster, opening, load, scene.tick));
         let real = real.ok_or_else(|| nobody(service, opening))?;
-        Ok(Choice { real, template: client.map(|client| (client, false)) })
+        Ok(Choice { real, template: client.map(|client| (client, false, self.templates.next_turn(client))) })
     }
 
     /// Enters a new flow in the state `to`. What has run out and is in its way goes.
@@ -133,8 +134,8 @@ impl Choosing {
     ) -> Result<(), TableFull> {
         let real = scene.snapshot.real(choice.real);
         let mut pin = Pin::new(choice.real, to, self.end_of(to, scene.tick)).of_generation(real.generation);
-        if let Some((client, _)) = choice.template {
-            pin = pin.persistent(self.mask_of(scene.snapshot, client.service));
+        if let Some((client, _, turn)) = choice.template {
+            pin = pin.persistent(self.mask_of(scene.snapshot, client.service), turn);
         }
         let ended = |key: K, old| self.ended(scene, key, old);
         flows.insert(candidate.key(), candidate.hash(), pin, scene.tick, ended)?;
@@ -148,13 +149,13 @@ impl Choosing {
     /// A connection of the client has begun, and its template knows.
     pub fn remember(&mut self, scene: Scene<'_>, choice: Choice) {
         match choice.template {
-            Some((client, true)) => self.templates.use_again(client, scene.tick),
-            Some((client, false)) => {
+            Some((client, true, _)) => self.templates.use_again(client, scene.tick),
+            Some((client, false, turn)) => {
                 let persistence =
                     scene.snapshot.service(client.service).and_then(|service| service.settings.persistence);
                 let patience = persistence.map_or(0, |how| how.seconds.saturating_mul(TICKS_PER_SECOND));
                 let generation = scene.snapshot.real(choice.real).generation;
-                let pinned = Pinned { real: choice.real, generation };
+                let pinned = Pinned { real: choice.real, generation, turn };
                 if !self.templates.bind(client, pinned, patience, scene.tick) {
                     scene.ledger.frames.templates_refused.add(1);
                 }
@@ -165,9 +166,9 @@ impl Choosing {
 
     /// Ends the connection that `remember` was told of, which is not entered.
     pub fn forget(&mut self, scene: Scene<'_>, choice: Choice) {
-        if let Some((client, _)) = choice.template {
+        if let Some((client, _, turn)) = choice.template {
             let generation = scene.snapshot.real(choice.real).generation;
-            self.templates.release(client, Pinned { real: choice.real, generation }, scene.tick);
+            self.templates.release(client, Pinned { real: choice.real, generation, turn }, scene.tick);
         }
     }
 
@@ -293,7 +294,7 @@ impl Choosing {
 struct Prefixes([u8; Prefixes::MOST]);
 
 impl Prefixes {
-    const MOST: usize = 15;
+    const MOST: usize = 7;
 
     fn add(&mut self, prefix: u8) {
         if self.place(prefix).is_none() {
@@ -326,7 +327,7 @@ fn addresses_of(service: &Service) -> usize {
 }
 
 fn pinned_by(pin: Pin) -> Pinned {
-    Pinned { real: pin.real(), generation: pin.generation() }
+    Pinned { real: pin.real(), generation: pin.generation(), turn: pin.turn() }
 }
 
 fn is_half_open(pin: Pin) -> bool {

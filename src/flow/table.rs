@@ -36,7 +36,8 @@ pub struct Pin(u64);
 
 const STATE: u32 = 16;
 const MASK: u32 = 20;
-const MASKS: u64 = 0xf;
+const MASKS: u64 = 7;
+const TURN: u32 = 23;
 const GENERATION: u32 = 24;
 
 impl Pin {
@@ -50,9 +51,16 @@ impl Pin {
         Pin(self.0 & !(0xff << GENERATION) | (generation as u64) << GENERATION)
     }
 
-    /// The same, of a client that has a persistence template: by which of its service's masks, of fifteen.
-    pub const fn persistent(self, mask: u8) -> Pin {
-        Pin(self.0 & !(MASKS << MASK) | (mask as u64 % MASKS + 1) << MASK)
+    /// The same, of a client that has a persistence template: by which of its service's masks, of seven, and whose turn
+    /// it was.
+    pub const fn persistent(self, mask: u8, turn: bool) -> Pin {
+        let without = self.0 & !(MASKS << MASK | 1 << TURN);
+        Pin(without | (mask as u64 % MASKS + 1) << MASK | (turn as u64) << TURN)
+    }
+
+    /// Templates of a client take turns: what tells the one that it had from the one before.
+    pub const fn turn(self) -> bool {
+        self.0 >> TURN & 1 != 0
     }
 
     /// The same in another state and with another end.

@@ -55,6 +55,8 @@ pub struct Pinned {
     pub real: RealId,
     /// Of the real's number.
     pub generation: u8,
+    /// A client's templates take turns: by that, those with the same real are told apart.
+    pub turn: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,10 +171,15 @@ impl Templates {
         template.map(|template| template.connections = template.connections.saturating_sub(1)).is_some()
     }
 
-    /// The template by which a connection got its real: of all that the client has, the last with this one.
+    /// The turn of the client's next template.
+    pub fn next_turn(&self, key: TemplateKey) -> bool {
+        self.places.get(&key).and_then(|place| self.get(*place)).is_some_and(|last| !last.pinned.turn)
+    }
+
+    /// The template by which a connection got its real: of all that the client has, the first with this one.
     fn of_connection(&self, key: TemplateKey, pinned: Pinned) -> Option<u32> {
         let is_its = |template: &Template| template.pinned == pinned && template.connections > 0;
-        self.chain(key).find(|place| self.get(*place).is_some_and(is_its))
+        self.chain(key).filter(|place| self.get(*place).is_some_and(is_its)).last()
     }
 
     /// All templates of a client, the last one first. Only that can be one that is not spent.
@@ -235,7 +242,7 @@ mod tests {
     }
 
     fn to(real: u16) -> Pinned {
-        Pinned { real: RealId(real), generation: 0 }
+        Pinned { real: RealId(real), generation: 0, turn: false }
     }
 
     fn of(templates: &mut Templates, client: u32, tick: u32) -> Option<u16> {
@@ -303,6 +310,16 @@ mod tests {
         assert!(templates.release(key(1), to(3), MINUTE + 6));
         templates.sweep(2 * MINUTE, 3);
         assert!(templates.is_empty() && templates.places.is_empty());
+    }
+
+    #[test]
+    fn templates_of_one_real_are_told_apart() {
+        let mut templates = Templates::new(2);
+        assert!(!templates.next_turn(key(1)) && templates.bind(key(1), to(3), MINUTE, 0));
+        let again = Pinned { turn: templates.next_turn(key(1)), ..to(3) };
+        assert!(again.turn && templates.bind(key(1), again, MINUTE, 0));
+        assert!(templates.release(key(1), to(3), 1) && !templates.release(key(1), to(3), 1));
+        assert!(templates.release(key(1), again, 1));
     }
 
     #[test]

@@ -56,11 +56,14 @@ struct Generator<'c> {
     /// Reals that must not come back: see `removal_ends_connections`.
     lost: BTreeSet<(Key, u8)>,
     lost_services: BTreeSet<Key>,
+    /// Services that were deleted once.
+    again: BTreeSet<Key>,
     /// `expire_nodest_conn`
     expires: bool,
     /// A removal has ended connections.
     has_ended: bool,
-    /// A real came back so late that the kernel may have forgotten what it counted.
+    /// A real came back so late that the kernel may have forgotten what it counted, or to a service that is another one:
+    /// then the kernel forgets it unless the new one happens to lie where the old one lay.
     came_back_late: bool,
     steps: Vec<Step>,
 }
@@ -76,6 +79,7 @@ pub fn scenario(seed: u64, count: usize, can: &dyn Fn(Capability) -> bool) -> Ve
         removed: BTreeMap::new(),
         lost: BTreeSet::new(),
         lost_services: BTreeSet::new(),
+        again: BTreeSet::new(),
         expires: false,
         has_ended: false,
         came_back_late: false,
@@ -209,7 +213,8 @@ impl Generator<'_> {
         let reals = &mut self.services.get_mut(&key).unwrap().1;
         if !lost && reals.iter().all(|real| real.number != number) {
             reals.push(real);
-            self.came_back_late |= self.removed.remove(&(key, number)).unwrap_or(false);
+            let passed = self.removed.remove(&(key, number));
+            self.came_back_late |= passed.is_some_and(|passed| passed || self.again.contains(&key));
             self.push(Edit::AddReal(key, real));
         }
     }
@@ -237,6 +242,7 @@ impl Generator<'_> {
     fn remove_service(&mut self, key: Key) {
         let (_, reals) = self.services.remove(&key).unwrap();
         self.removed.extend(reals.iter().map(|real| ((key, real.number), false)));
+        self.again.insert(key);
         if self.expires {
             self.lost_services.insert(key);
         }
