@@ -151,7 +151,11 @@ fn every_frame_has_its_verdict() {
             FrameBuilder { destination: (VIP, 82), ..tcp(1, RST) }.build(),
             drop(NoService),
         ),
-        ("UDP port without service", FrameBuilder { destination: (VIP, 54), ..udp(1) }.build(), Verdict::Answer(Answer::ClosedPort)),
+        (
+            "UDP port without service",
+            FrameBuilder { destination: (VIP, 54), ..udp(1) }.build(),
+            Verdict::Answer(Answer::ClosedPort),
+        ),
         ("SCTP to the VIP", with(|b| b.protocol = 132), drop(NoService)),
         ("ping of the VIP", with(|b| b.protocol = 1), Verdict::Manage),
         ("service without reals", with(|b| b.destination = (VIP, 81)), UNREACHABLE),

@@ -88,9 +88,19 @@ impl Loads {
 
     /// A connection of the real has begun: it may have reached its limit.
     pub fn began(&mut self, own: &Ledger, snapshot: &Snapshot, id: RealId) {
-        let (total, real) = (self.counts(own, id).total(), snapshot.real(id));
+        self.rose(self.counts(own, id).total(), snapshot, id);
+    }
+
+    /// A connection that is counted nowhere has begun and ended.
+    pub fn passed(&mut self, own: &Ledger, snapshot: &Snapshot, id: RealId) {
+        self.rose(self.counts(own, id).total().saturating_add(1), snapshot, id);
+        self.ended(own, snapshot, id);
+    }
+
+    fn rose(&mut self, total: u32, snapshot: &Snapshot, id: RealId) {
+        let upper = snapshot.real(id).upper;
         if let Some(overload) = self.overloads.get_mut(id.index()) {
-            overload.reached |= real.upper > 0 && total >= real.upper;
+            overload.reached |= upper > 0 && total >= upper;
         }
     }
 

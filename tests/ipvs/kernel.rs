@@ -358,14 +358,17 @@ impl Subject for Kernel {
                 continue;
             }
             answers.push(self.other_step(&steps[at]));
+            if ends[at] {
+                self.tick();
+            }
             at += 1;
         }
         answers
     }
 }
 
-/// Which packets may end a connection at once: another of a conversation whose real may be gone, a SYN of one that has
-/// begun before.
+/// Which steps may end a connection at once: another packet of a conversation whose real may be gone, a SYN of one that has
+/// begun before; and the removal of a real, if that ends its connections.
 fn what_ends_connections(steps: &[Step]) -> Vec<bool> {
     let (mut begun, mut expires) = (HashSet::new(), false);
     let ends = |step: &Step| match step {
@@ -373,6 +376,7 @@ fn what_ends_connections(steps: &[Step]) -> Vec<bool> {
             expires |= on;
             false
         }
+        Step::Edit(Edit::DeleteReal(..) | Edit::DeleteService(_)) => expires,
         Step::Packet(packet) => {
             let known = !begun.insert((packet.source, packet.destination));
             known && (expires || matches!(packet.kind, Kind::Tcp(flags) if flags & 2 != 0))
