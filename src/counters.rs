@@ -112,6 +112,14 @@ impl Ledger {
         services.chain(reals).for_each(Traffic::clear);
     }
 
+    /// Counts what passes anew for those that came again; their connections stay counted. Here too nothing was counted
+    /// since they went.
+    pub fn restart(&self, services: &[ServiceId], reals: &[RealId]) {
+        let services = services.iter().filter_map(|id| self.services.get(id.index()));
+        let reals = reals.iter().filter_map(|id| self.reals.get(id.index()));
+        services.chain(reals).for_each(Traffic::restart);
+    }
+
     /// Several packets of a service.
     #[inline]
     pub fn count_run(&self, service: usize, packets: u64, bytes: u64) {
@@ -169,6 +177,10 @@ impl Traffic {
     fn clear(&self) {
         let Traffic { connections, packets, bytes, active, inactive } = self;
         [connections, packets, bytes, active, inactive].into_iter().for_each(|counter| counter.set(0));
+    }
+
+    fn restart(&self) {
+        [&self.connections, &self.packets, &self.bytes].into_iter().for_each(|counter| counter.set(0));
     }
 
     fn standing(&self, pin: Pin) -> &Counter {

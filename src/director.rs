@@ -357,8 +357,11 @@ impl Choosing {
                 dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
             }
             Fate::BeginsAnew => {
-                self.end(flows, scene, key, slot, pin);
-                self.begin(flows, scene, candidate, service, frame)
+                // The kernel leaves the old connection to a timer: who chooses still counts it.
+                flows.remove(slot);
+                let sent = self.begin(flows, scene, candidate, service, frame);
+                self.ended(scene, key, pin);
+                sent
             }
             Fate::Moves => {
                 self.end(flows, scene, key, slot, pin);
@@ -483,7 +486,9 @@ fn forward_error<K: ClientKey<Q>, const Q: usize>(
         Verdict::Answer(_) => Verdict::Drop(DropReason::TtlExpired),
         other => other,
     };
-    scene.count_one(pin.real(), real.service, candidate.note.packet);
+    if !real.removed {
+        scene.count_one(pin.real(), real.service, candidate.note.packet);
+    }
     dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest).map_err(told)
 }
 

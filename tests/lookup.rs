@@ -224,6 +224,29 @@ fn a_removed_real_keeps_its_number_and_its_mac_until_it_comes_again() {
     assert!(gone.real(drover::service::RealId(u16::MAX)).service.is_none(), "a number that nobody ever had");
 }
 
+/// What a real counted goes with its service, and stays with its real.
+#[test]
+fn who_comes_to_a_new_service_counts_anew() {
+    let mut composer = Composer::new(config().limits, vec![station()]);
+    let both = Config { services: vec![web(vec![real(11, 1), real(12, 1)])], ..config() };
+    let one = Config { services: vec![web(vec![real(11, 1)])], ..config() };
+    let none = Config { services: Vec::new(), ..config() };
+    let mut came = |config: &Config| {
+        let came = composer.compose(1, config, &everybody).came;
+        (came.services.len(), came.reals.iter().map(|id| id.0).collect::<Vec<_>>())
+    };
+    assert_eq!(came(&both), (1, vec![]), "nobody was there before");
+    assert_eq!((came(&one), came(&both)), ((0, vec![]), (0, vec![])), "the same service");
+    assert_eq!((came(&one), came(&none), came(&one)), ((0, vec![]), (0, vec![]), (1, vec![0])));
+    assert_eq!((came(&both), came(&both)), ((0, vec![1]), (0, vec![])), "it went before its service did");
+
+    let ledger = drover::counters::Ledger::new(1, 1);
+    ledger.reals[0].count_packet(40);
+    ledger.reals[0].active.add(1);
+    ledger.restart(&[], &[drover::service::RealId(0)]);
+    assert_eq!((ledger.reals[0].packets.get(), ledger.reals[0].active.get()), (0, 1));
+}
+
 /// The kernel's wrr begins again at every edit of a real, also one that changes nothing, and at no edit of the service.
 #[test]
 fn only_edits_of_reals_are_counted() {

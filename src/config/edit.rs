@@ -294,6 +294,12 @@ pub fn make_all(config: &mut Config, changes: &[Change]) {
 
 fn change_service(config: &mut Config, place: Option<&usize>, change: &Change) {
     let Some(service) = place.and_then(|place| config.services.get_mut(*place)) else { return };
+    if let Change::EditService(edited) = change
+        && (service.scheduler, service.settings) == (edited.scheduler, edited.settings)
+    {
+        // It is not taken for an edit of a real, which counts even if it changes nothing.
+        return;
+    }
     let service = Arc::make_mut(service);
     match change {
         Change::EditService(edited) => {

@@ -24,8 +24,8 @@ const MARKED_ADDRESSES: usize = 4096;
 pub struct Choosing {
     /// One a service, by its index.
     schedules: Vec<Option<Schedule>>,
-    /// By the services' index: how many bits of a client's address counted since the service is known, each a bit.
-    prefixes: Vec<u128>,
+    /// By the services' index: how many bits of a client's address count, and counted before.
+    prefixes: Vec<Prefixes>,
     pub loads: Loads,
     pub templates: Templates,
     timeouts: Timeouts,
@@ -90,12 +90,12 @@ impl Choosing {
         }
         let services = snapshot.services.len().max(self.schedules.len());
         self.schedules.resize_with(services, || None);
-        self.prefixes.resize(services, 0);
+        self.prefixes.resize(services, Prefixes::default());
         for (place, schedule) in self.schedules.iter_mut().enumerate() {
             let service = snapshot.services.get(place).and_then(Option::as_deref);
             follow(schedule, service, Start { tick, ..self.start });
             let persistence = service.and_then(|service| service.settings.persistence);
-            self.prefixes[place] |= persistence.map_or(0, |how| 1 << (how.prefix.max(1) - 1));
+            persistence.into_iter().for_each(|how| self.prefixes[place].add(how.prefix));
         }
     }
 
@@ -133,8 +133,8 @@ impl Choosing {
     ) -> Result<(), TableFull> {
         let real = scene.snapshot.real(choice.real);
         let mut pin = Pin::new(choice.real, to, self.end_of(to, scene.tick)).of_generation(real.generation);
-        if choice.template.is_some() {
-            pin = pin.persistent();
+        if let Some((client, _)) = choice.template {
+            pin = pin.persistent(self.mask_of(scene.snapshot, client.service));
         }
         let ended = |key: K, old| self.ended(scene, key, old);
         flows.insert(candidate.key(), candidate.hash(), pin, scene.tick, ended)?;
@@ -203,7 +203,7 @@ impl Choosing {
             scene.ledger.flow_changed(key.service(), old, new);
         }
         if new.is_persistent() && new.state() == FlowState::Established {
-            self.of_template(key, |templates, client| templates.assure(client, pinned_by(new)));
+            self.client_of(key, new).map(|client| self.templates.assure(client, pinned_by(new)));
         }
     }
 
@@ -220,26 +220,30 @@ impl Choosing {
         self.ended(scene, key, pin);
     }
 
-    fn ended<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K, pin: Pin) {
+    /// A flow that is in the table no longer.
+    pub fn ended<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K, pin: Pin) {
         self.count_half_open(0, usize::from(is_half_open(pin)));
         scene.ledger.flow_ended(key.service(), pin);
         self.loads.ended(scene.ledger, scene.snapshot, pin.real());
         if pin.is_persistent() {
             let tick = pin.ended_by(scene.tick);
-            self.of_template(key, |templates, client| templates.release(client, pinned_by(pin), tick));
+            self.client_of(key, pin).map(|client| self.templates.release(client, pinned_by(pin), tick));
         }
     }
 
-    /// Tells the template of a connection, which may be of a time when other bits of the client's address counted.
-    fn of_template<K: ClientKey<Q>, const Q: usize>(
-        &mut self,
-        key: K,
-        mut tell: impl FnMut(&mut Templates, TemplateKey) -> bool,
-    ) {
-        let Some(service) = key.service() else { return };
-        let prefixes = self.prefixes.get(service.index()).copied().unwrap_or_default();
-        let mut used = (1..=u128::BITS as u8).filter(|prefix| prefixes & 1 << (prefix - 1) != 0);
-        used.any(|prefix| tell(&mut self.templates, TemplateKey::new(service, key.source(), prefix)));
+    /// The client of a persistent flow as its template knows it, which may be of a time when other bits of its address
+    /// counted.
+    fn client_of<K: ClientKey<Q>, const Q: usize>(&self, key: K, pin: Pin) -> Option<TemplateKey> {
+        let service = key.service()?;
+        let prefix = self.prefixes.get(service.index())?.0[usize::from(pin.mask()?) % Prefixes::MOST];
+        Some(TemplateKey::new(service, key.source(), prefix))
+    }
+
+    /// Which of its prefixes a service has now.
+    fn mask_of(&self, snapshot: &Snapshot, service: ServiceId) -> u8 {
+        let persistence = snapshot.service(service).and_then(|service| service.settings.persistence);
+        let place = persistence.and_then(|how| self.prefixes.get(service.index())?.place(how.prefix));
+        place.unwrap_or(0) as u8
     }
 
     /// Whether as many connections are half open as may have an entry.
@@ -280,6 +284,26 @@ impl Choosing {
                 flows.sweep(scene.tick, buckets, stays, ended);
             }
         }
+    }
+}
+
+/// The prefixes that a service's templates have had: as many as a flow's entry can tell apart. Of more the last stands
+/// for the rest, whose templates then end by themselves.
+#[derive(Clone, Copy, Default)]
+struct Prefixes([u8; Prefixes::MOST]);
+
+impl Prefixes {
+    const MOST: usize = 15;
+
+    fn add(&mut self, prefix: u8) {
+        if self.place(prefix).is_none() {
+            let free = self.place(0).unwrap_or(Prefixes::MOST - 1);
+            self.0[free] = prefix;
+        }
+    }
+
+    fn place(&self, prefix: u8) -> Option<usize> {
+        self.0.iter().position(|other| *other == prefix)
     }
 }
 

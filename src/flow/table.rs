@@ -35,7 +35,8 @@ const EMPTY: u64 = 0;
 pub struct Pin(u64);
 
 const STATE: u32 = 16;
-const PERSISTENT: u64 = 1 << 20;
+const MASK: u32 = 20;
+const MASKS: u64 = 0xf;
 const GENERATION: u32 = 24;
 
 impl Pin {
@@ -49,9 +50,9 @@ impl Pin {
         Pin(self.0 & !(0xff << GENERATION) | (generation as u64) << GENERATION)
     }
 
-    /// The same, of a client that has a persistence template.
-    pub const fn persistent(self) -> Pin {
-        Pin(self.0 | PERSISTENT)
+    /// The same, of a client that has a persistence template: by which of its service's masks, of fifteen.
+    pub const fn persistent(self, mask: u8) -> Pin {
+        Pin(self.0 & !(MASKS << MASK) | (mask as u64 % MASKS + 1) << MASK)
     }
 
     /// The same in another state and with another end.
@@ -66,7 +67,15 @@ impl Pin {
     }
 
     pub const fn is_persistent(self) -> bool {
-        self.0 & PERSISTENT != 0
+        self.0 >> MASK & MASKS != 0
+    }
+
+    /// By which of its service's masks its template knows the client; none: it has no template.
+    pub const fn mask(self) -> Option<u8> {
+        match self.0 >> MASK & MASKS {
+            0 => None,
+            mask => Some(mask as u8 - 1),
+        }
     }
 
     #[inline(always)]

@@ -136,10 +136,11 @@ impl Snapshots {
 
     fn compose(&mut self, manager: &Manager) {
         let epoch = self.publisher.epoch() + 1;
-        let Composition { snapshot, recycled, waiting } =
+        let Composition { snapshot, recycled, came, waiting } =
             self.composer.compose(epoch, &self.config, &reach_of(manager));
         for ledger in &self.ledgers {
             ledger.clear(&recycled.services, &recycled.reals);
+            ledger.restart(&came.services, &came.reals);
         }
         self.publisher.replace(snapshot);
         self.waiting = waiting;

@@ -24,6 +24,9 @@ pub struct Composition {
     /// Numbers that others had before. Whoever publishes the snapshot first clears what was counted under them: until
     /// then no worker counts anything there.
     pub recycled: Recycled,
+    /// Services that came, and reals that came to a service which came since they went. What passed before is counted no
+    /// longer, as in the kernel, where these are new; connections are still there.
+    pub came: Recycled,
     /// Services and reals that no number is free for yet. They are left out; asking again once numbers were released
     /// brings them.
     pub waiting: Vec<NoNumber>,
@@ -58,6 +61,10 @@ pub struct Composer {
     /// By their numbers' index.
     placed: Vec<Option<Placed>>,
     reals: Vec<Real>,
+    /// How many times something was composed; when each service came, by its number's index, and when reals went.
+    turns: u64,
+    came: Vec<u64>,
+    went: HashMap<RealId, u64>,
     lookup: ServiceLookup,
     rules: Arc<Rules>,
     /// Who is asked for by ARP, by its address.
@@ -77,6 +84,9 @@ impl Composer {
             matches: Vec::new(),
             placed: Vec::new(),
             reals: Vec::new(),
+            turns: 0,
+            came: Vec::new(),
+            went: HashMap::new(),
             lookup: ServiceLookup::build(std::iter::empty()),
             rules: Arc::default(),
             by_address: HashMap::new(),
@@ -108,6 +118,7 @@ impl Composer {
     /// The snapshot of what `config` says, with what is known of the reals now.
     pub fn compose(&mut self, epoch: u64, config: &Config, reach: &dyn Fn(usize, Ipv4Addr) -> Reach) -> Composition {
         let mut turn = Turn::default();
+        self.turns += 1;
         self.remove_others(config.services.iter().map(|service| service.takes).collect(), &mut turn);
         for service in &config.services {
             if !self.is_in_force(service) {
@@ -128,7 +139,7 @@ impl Composer {
         let addresses: Vec<Ipv4Addr> = self.by_address.keys().copied().collect();
         self.reach_again(&addresses, reach);
         let snapshot = self.snapshot(epoch);
-        Composition { snapshot, recycled: turn.recycled, waiting: turn.waiting }
+        Composition { snapshot, recycled: turn.recycled, came: turn.came, waiting: turn.waiting }
     }
 
     /// The snapshot of services that no configuration can say.
@@ -160,6 +171,7 @@ impl Composer {
         }
         for id in reals {
             self.reals[id.index()] = Real::nobody(self.registry.generation(id));
+            self.went.remove(&id);
         }
         Snapshot {
             epoch,
@@ -219,6 +231,7 @@ impl Composer {
             Arc::make_mut(&mut self.registry).remove_service(service.id);
             for real in &service.reals {
                 self.reals[real.index()].remove();
+                self.went.insert(*real, self.turns);
             }
             *placed = None;
             (turn.changed, turn.services_changed) = (true, true);
@@ -242,6 +255,11 @@ impl Composer {
             self.placed.resize_with(id.index() + 1, || None);
         }
         let before = self.placed[id.index()].take().map(|placed| placed.service);
+        if before.is_none() {
+            turn.came.services.push(id);
+            self.came.resize(self.placed.len(), 0);
+            self.came[id.index()] = self.turns;
+        }
         let was_persistent = before.as_ref().map(|before| before.settings.persistence.is_some());
         turn.services_changed |= was_persistent != Some(plan.settings.persistence.is_some());
         let edits = before.as_deref().map_or(0, |before| self.edits(before, plan));
@@ -277,6 +295,7 @@ impl Composer {
             let real = &mut self.reals[id.index()];
             if real.service == Some(service) && !stay.contains(&(real.address, real.port)) {
                 real.remove();
+                self.went.insert(*id, self.turns);
                 Arc::make_mut(&mut self.registry).remove_real(*id);
             }
         }
@@ -287,6 +306,9 @@ impl Composer {
         let given = self.numbers().real(name).map_err(|waits| turn.waiting.push(waits)).ok()?;
         let id = given.id;
         turn.recycled.reals.extend(given.recycled.then_some(id));
+        let went = self.went.get(&id).copied();
+        turn.came.reals.extend(went.filter(|went| *went <= self.came[service.index()]).map(|_| id));
+        self.went.remove(&id);
         if self.reals.len() <= id.index() {
             self.reals.resize(id.index() + 1, Real::nobody(0));
         }
@@ -419,5 +441,6 @@ struct Turn {
     /// Services came or went.
     services_changed: bool,
     recycled: Recycled,
+    came: Recycled,
     waiting: Vec<NoNumber>,
 }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::packet::{Fault, Kind, Packet};
 use super::scenario::{
     Capability, Edit, Key, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, RealSpec, SCHEDULERS, ServiceSpec,
-    Step, Sysctl, TIMEOUTS, VIPS,
+    Step, Sysctl, TIMEOUTS, TIMEOUTS_OF_CONNECTIONS, VIPS,
 };
 
 const SYN: u8 = 2;
@@ -222,6 +222,9 @@ impl Generator<'_> {
             self.expires = on;
         }
         self.push(Edit::Sysctl(which, on));
+        if on && !self.removed.is_empty() {
+            self.removal_ends_connections();
+        }
     }
 
     fn remove_real(&mut self, key: Key, number: u8) {
@@ -276,7 +279,7 @@ impl Generator<'_> {
     }
 
     fn set_timeouts(&mut self) {
-        let mut one = || if self.random.chance(30) { 0 } else { *self.random.one(&TIMEOUTS) };
+        let mut one = || if self.random.chance(30) { 0 } else { *self.random.one(&TIMEOUTS_OF_CONNECTIONS) };
         let timeouts = Edit::Timeouts(one(), one(), one());
         // All zeros is refused.
         if timeouts != Edit::Timeouts(0, 0, 0) {
@@ -429,7 +432,8 @@ impl Generator<'_> {
     }
 
     fn error_about_a_conversation(&mut self) {
-        if self.conversations.is_empty() {
+        // Those that have ended for the kernel and not for us, or the reverse: see `removal_ends_connections`.
+        if self.conversations.is_empty() || self.has_ended {
             return;
         }
         let place = self.random.below(self.conversations.len());

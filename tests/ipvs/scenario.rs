@@ -13,6 +13,8 @@ use super::packet::{Kind, Packet};
 pub const PAUSE: u64 = 220;
 /// Timeouts that keep to this rule.
 pub const TIMEOUTS: [u32; 7] = [30, 60, 100, 120, 300, 360, 900];
+/// And those of connections, which a template may outlive.
+pub const TIMEOUTS_OF_CONNECTIONS: [u32; 6] = [30, 60, 100, 120, 300, 900];
 
 pub const SCHEDULERS: [&str; 13] =
     ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh"];

@@ -185,7 +185,9 @@ impl Course {
             return mistakes.iter().map(|mistake| format!("refused: {mistake}")).collect();
         }
         self.epoch += 1;
-        self.snapshot = self.composer.compose(self.epoch, &self.config, &reach).snapshot;
+        let composition = self.composer.compose(self.epoch, &self.config, &reach);
+        self.snapshot = composition.snapshot;
+        self.ledger.restart(&composition.came.services, &composition.came.reals);
         self.director.adopt(self.now, &self.snapshot);
         Vec::new()
     }
