@@ -51,7 +51,8 @@ pub struct Director {
     narrow_room: Box<Room<FlowKey>>,
     wide_room: Box<Room<WideKey>>,
     ledger: Arc<Ledger>,
-    swept_until: Now,
+    /// The tables, the wide ones, and the templates, each at its own pace.
+    swept: [SweptUntil; 3],
     /// None: every flow that arrives here is this worker's.
     sharing: Option<Sharing>,
 }
@@ -65,6 +66,10 @@ pub struct Sharing {
     /// How the NIC spreads what is not shared out like that: an ICMP error goes where its flow is.
     pub nic: Option<NicSpread>,
 }
+
+/// Until when one table was swept.
+#[derive(Clone, Copy)]
+struct SweptUntil(Now);
 
 /// Until the second look at it.
 const UNDECIDED: Verdict = Verdict::Drop(DropReason::NoService);
@@ -147,7 +152,16 @@ impl Director {
         let mut choosing = Choosing::new(half_open, templates, worker, flows.seed(), &ledger);
         choosing.adopt(snapshot, 0);
         let (narrow_room, wide_room) = (Room::new(&flows), Room::new(&wide));
-        Director { flows, wide, choosing, narrow_room, wide_room, ledger, swept_until: Now(0), sharing: None }
+        Director {
+            flows,
+            wide,
+            choosing,
+            narrow_room,
+            wide_room,
+            ledger,
+            swept: [SweptUntil(Now(0)); 3],
+            sharing: None,
+        }
     }
 
     /// From now on, flows that other workers own are theirs to decide.
@@ -203,20 +217,28 @@ impl Director {
 
     /// Clears some of what has run out: as much as keeps the sweep's round, at most `limit` buckets of each table.
     pub fn sweep(&mut self, now: Now, snapshot: &Snapshot, limit: usize) {
+        let [narrow, wide, templates] = &mut self.swept;
+        let scene = scene_of(&self.ledger, now, snapshot, &u16::MAX);
+        let due = narrow.due(now, self.flows.buckets(), limit);
+        self.choosing.sweep(&mut self.flows, scene, due);
+        let due = wide.due(now, self.wide.buckets(), limit);
+        self.choosing.sweep(&mut self.wide, scene, due);
+        let due = templates.due(now, self.choosing.templates.room(), limit);
+        self.choosing.templates.sweep(scene.tick, due);
+    }
+}
+
+impl SweptUntil {
+    /// How many of so many are due, at most `limit`. What is less than one stays due.
+    fn due(&mut self, now: Now, of: usize, limit: usize) -> usize {
         const ROUND: u64 = SWEEP_ROUND.as_nanos() as u64;
         // Ten seconds of nanoseconds times all the buckets that a table can have: less than 64 bits.
-        let elapsed = now.0.saturating_sub(self.swept_until.0).min(ROUND);
-        let due = |buckets: usize| (elapsed * buckets as u64 / ROUND) as usize;
-        let (narrow, wide) = (due(self.flows.buckets()), due(self.wide.buckets()));
-        if narrow.max(wide) == 0 {
-            return;
+        let elapsed = now.0.saturating_sub(self.0.0).min(ROUND);
+        let due = (elapsed * of as u64 / ROUND) as usize;
+        if due > 0 {
+            self.0 = now;
         }
-        self.swept_until = now;
-        let scene = scene_of(&self.ledger, now, snapshot, &u16::MAX);
-        self.choosing.sweep(&mut self.flows, scene, narrow.min(limit));
-        self.choosing.sweep(&mut self.wide, scene, wide.min(limit));
-        let templates = due(self.choosing.templates.room()).min(limit);
-        self.choosing.templates.sweep(scene.tick, templates);
+        due.min(limit)
     }
 }
 

@@ -102,7 +102,12 @@ pub fn steering(ports: &[OpenPort], remarks: &mut Vec<String>) -> Steering {
 /// How the NICs spread flows, where they do, all of them alike.
 pub fn nic_spread(ports: &[OpenPort]) -> Option<NicSpread> {
     ports.first().and_then(|port| match port.port.spread() {
-        Spread::Verified(rss) => Some(rss.as_nic_spread()),
+        Spread::Verified(rss) => Some(NicSpread {
+            key: rss.key.clone(),
+            table: rss.table.clone(),
+            tcp_ports: rss.hashes_tcp_ports(),
+            udp_ports: rss.hashes_udp_ports(),
+        }),
         Spread::OneQueue | Spread::Unknown(_) => None,
     })
 }

@@ -347,6 +347,6 @@ fn nobody(service: &Service, opening: &Opening) -> Verdict {
 }
 
 /// The service of a key, while it is there.
-pub fn service_of<'s, K: ClientKey<Q>, const Q: usize>(snapshot: &'s Snapshot, key: K) -> Option<&'s Service> {
+pub fn service_of<K: ClientKey<Q>, const Q: usize>(snapshot: &Snapshot, key: K) -> Option<&Service> {
     key.service().and_then(|id: ServiceId| snapshot.service(id))
 }

@@ -1,6 +1,5 @@
 //! How a port spreads flows over its queues: told to it, and read back.
 
-use crate::flow::NicSpread;
 use dpdk_sys::{rte_eth_dev_info, rte_eth_rss_conf, rte_eth_rss_reta_entry64};
 
 /// The longest RSS key of any NIC that DPDK knows.
@@ -42,14 +41,14 @@ pub struct Rss {
 }
 
 impl Rss {
-    /// The same, as whoever looks for a flow's worker wants it.
-    pub fn as_nic_spread(&self) -> NicSpread {
-        NicSpread {
-            key: self.key.clone(),
-            table: self.table.clone(),
-            tcp_ports: self.functions & dpdk_sys::DROVER_RSS_IPV4_TCP != 0,
-            udp_ports: self.functions & dpdk_sys::DROVER_RSS_IPV4_UDP != 0,
-        }
+    /// Whether the ports of TCP are hashed too.
+    pub fn hashes_tcp_ports(&self) -> bool {
+        self.functions & dpdk_sys::DROVER_RSS_IPV4_TCP != 0
+    }
+
+    /// Whether the ports of UDP are hashed too.
+    pub fn hashes_udp_ports(&self) -> bool {
+        self.functions & dpdk_sys::DROVER_RSS_IPV4_UDP != 0
     }
 }
 

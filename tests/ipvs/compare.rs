@@ -23,13 +23,13 @@ pub fn lowered(answer: &[String], can: &dyn Fn(Capability) -> bool) -> Vec<Strin
 
 /// A service's or a real's numbers, of the kernel: without those of the packets that the reals answered with. In direct
 /// routing these are none; the kernel counts its own ICMP errors there.
-fn without_answers(line: &String) -> String {
+fn without_answers(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
     match words[..] {
         [kind, place, connections, packets, _, bytes, _] => {
             format!("{kind} {place} {connections} {packets} 0 {bytes} 0")
         }
-        _ => line.clone(),
+        _ => line.to_owned(),
     }
 }
 
@@ -44,7 +44,7 @@ pub fn differences(
     for (at, step) in steps.iter().enumerate() {
         let (mut kernel, ours) = (lowered(&kernel[at], can), lowered(&ours[at], can));
         if *step == Step::List(Listing::Stats) {
-            kernel = kernel.iter().map(without_answers).collect();
+            kernel = kernel.iter().map(|line| without_answers(line)).collect();
         }
         if kernel != ours && !is_the_hosts(&kernel, &ours) {
             found.push(Difference { at, step: step.to_string(), kernel, ours });
