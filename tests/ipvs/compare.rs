@@ -21,7 +21,7 @@ pub fn lowered(answer: &[String], can: &dyn Fn(Capability) -> bool) -> Vec<Strin
     answer.iter().map(lower).collect()
 }
 
-/// A service's or a real's numbers, of the kernel: without those of the packets that the reals answered with. In direct
+/// A service's or a real's numbers without those of the packets that the reals answered with. In direct
 /// routing these are none; the kernel counts its own ICMP errors there.
 fn without_answers(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
@@ -42,9 +42,9 @@ pub fn differences(
     assert_eq!((steps.len(), steps.len()), (kernel.len(), ours.len()), "an answer a step");
     let mut found = Vec::new();
     for (at, step) in steps.iter().enumerate() {
-        let (mut kernel, ours) = (lowered(&kernel[at], can), lowered(&ours[at], can));
+        let (mut kernel, mut ours) = (lowered(&kernel[at], can), lowered(&ours[at], can));
         if *step == Step::List(Listing::Stats) {
-            kernel = kernel.iter().map(|line| without_answers(line)).collect();
+            [&mut kernel, &mut ours].into_iter().flatten().for_each(|line| *line = without_answers(line));
         }
         if kernel != ours && !is_the_hosts(&kernel, &ours) {
             found.push(Difference { at, step: step.to_string(), kernel, ours });
