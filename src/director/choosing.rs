@@ -120,7 +120,7 @@ impl Choosing {
         let schedule = self.schedules.get_mut(service.id.index()).and_then(Option::as_mut);
         let real = schedule.and_then(|schedule| schedule.choose(&service.roster, opening, load, scene.tick));
         let real = real.ok_or_else(|| nobody(service, opening))?;
-        Ok(Choice { real, template: client.map(|client| (client, false, self.templates.next_turn(client))) })
+        Ok(Choice { real, template: client.map(|client| (client, false, self.templates.next_turn(client, real))) })
     }
 
     /// Enters a new flow in the state `to`. What has run out and is in its way goes.

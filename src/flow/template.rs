@@ -171,9 +171,10 @@ impl Templates {
         template.map(|template| template.connections = template.connections.saturating_sub(1)).is_some()
     }
 
-    /// The turn of the client's next template.
-    pub fn next_turn(&self, key: TemplateKey) -> bool {
-        self.places.get(&key).and_then(|place| self.get(*place)).is_some_and(|last| !last.pinned.turn)
+    /// The turn of the client's next template that leads to this real.
+    pub fn next_turn(&self, key: TemplateKey, real: RealId) -> bool {
+        let mut before = self.chain(key).filter_map(|place| self.get(place));
+        before.find(|template| template.pinned.real == real).is_some_and(|last| !last.pinned.turn)
     }
 
     /// The template by which a connection got its real: of all that the client has, the first with this one.
@@ -314,9 +315,10 @@ mod tests {
 
     #[test]
     fn templates_of_one_real_are_told_apart() {
-        let mut templates = Templates::new(2);
-        assert!(!templates.next_turn(key(1)) && templates.bind(key(1), to(3), MINUTE, 0));
-        let again = Pinned { turn: templates.next_turn(key(1)), ..to(3) };
+        let mut templates = Templates::new(3);
+        assert!(!templates.next_turn(key(1), RealId(3)) && templates.bind(key(1), to(3), MINUTE, 0));
+        assert!(templates.bind(key(1), to(4), MINUTE, 0));
+        let again = Pinned { turn: templates.next_turn(key(1), RealId(3)), ..to(3) };
         assert!(again.turn && templates.bind(key(1), again, MINUTE, 0));
         assert!(templates.release(key(1), to(3), 1) && !templates.release(key(1), to(3), 1));
         assert!(templates.release(key(1), again, 1));
