@@ -53,6 +53,8 @@ pub struct Director {
     ledger: Arc<Ledger>,
     /// The tables, the wide ones, and the templates, each at its own pace.
     swept: [SweptUntil; 3],
+    /// Before that nothing is due in any of them.
+    sweep_again: Now,
     /// None: every flow that arrives here is this worker's.
     sharing: Option<Sharing>,
 }
@@ -160,6 +162,7 @@ impl Director {
             wide_room,
             ledger,
             swept: [SweptUntil(Now(0)); 3],
+            sweep_again: Now(0),
             sharing: None,
         }
     }
@@ -217,14 +220,21 @@ impl Director {
 
     /// Clears some of what has run out: as much as keeps the sweep's round, at most `limit` buckets of each table.
     pub fn sweep(&mut self, now: Now, snapshot: &Snapshot, limit: usize) {
+        if now < self.sweep_again {
+            return;
+        }
         let [narrow, wide, templates] = &mut self.swept;
         let scene = scene_of(&self.ledger, now, snapshot, &u16::MAX);
         let due = narrow.due(now, self.flows.buckets(), limit);
         self.choosing.sweep(&mut self.flows, scene, due);
         let due = wide.due(now, self.wide.buckets(), limit);
         self.choosing.sweep(&mut self.wide, scene, due);
-        let due = templates.due(now, self.choosing.templates.room(), limit);
+        let room = self.choosing.templates.room();
+        let due = templates.due(now, room, limit);
         self.choosing.templates.sweep(scene.tick, due);
+        let buckets = [self.flows.buckets(), self.wide.buckets(), room];
+        let next = self.swept.iter().zip(buckets).map(|(swept, of)| swept.next(of)).min();
+        self.sweep_again = next.unwrap_or(now);
     }
 }
 
@@ -239,6 +249,11 @@ impl SweptUntil {
             self.0 = now;
         }
         due.min(limit)
+    }
+
+    /// When the next one is due.
+    fn next(&self, of: usize) -> Now {
+        self.0 + SWEEP_ROUND / of.clamp(1, u32::MAX as usize) as u32
     }
 }
 
