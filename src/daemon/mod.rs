@@ -165,7 +165,7 @@ fn start_eal(config: &Config, plan: &Plan, runtime: &RuntimeDir) -> Result<Eal> 
 }
 
 #[allow(clippy::too_many_arguments)] // A worker is given everything it will ever have.
-/// Every worker at its post, with its ways to the others where flows are shared out in software.
+/// Every worker at its post, with its ways to the others where there are any.
 fn hire_all(
     config: &Config,
     machine: &Machine,
