@@ -144,11 +144,27 @@ impl Ledger {
         lines.into_iter().flatten().for_each(|traffic| traffic.connections.add(1));
     }
 
-    pub fn flow_ended(&self, service: Option<ServiceId>, pin: Pin) {
+    /// A connection is in the table no longer.
+    pub fn flow_left(&self) {
         self.frames.flows_expired.add(1);
         self.frames.flows.sub(1);
+    }
+
+    /// It was counted as its real's until then.
+    pub fn flow_ended(&self, service: Option<ServiceId>, pin: Pin) {
         for traffic in self.traffic(service, pin) {
             traffic.standing(pin).sub(1);
+        }
+    }
+
+    /// None of a real's connections is counted as its any more, nor as its service's.
+    pub fn connections_ended(&self, service: Option<ServiceId>, real: RealId) {
+        let Some(line) = self.reals.get(real.index()) else { return };
+        let (active, inactive) = (line.active.get(), line.inactive.get());
+        let service = service.and_then(|service| self.services.get(service.index()));
+        for traffic in service.into_iter().chain([line]) {
+            traffic.active.sub(active);
+            traffic.inactive.sub(inactive);
         }
     }
 

@@ -7,6 +7,7 @@ mod burst;
 mod choosing;
 mod loads;
 mod recognise;
+mod tables;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,14 +21,17 @@ use crate::flow::{
     Templates, WideKey, WideTable, Work,
 };
 use crate::forward::dr;
-use crate::packet::icmp::Quoted;
+use crate::packet::icmp::Conversation;
 use crate::packet::plain::Gate;
 use crate::packet::{BURST, Burst, Frame, ethernet, ipv4, ipv6};
 use crate::service::{Real, RealId, Service, Snapshot, Station};
 use crate::verdict::{Answer, DropReason, Verdict};
 use burst::{Candidate, Candidates, Note, Room, Run, Scene};
-use choosing::{Choosing, service_of};
-use recognise::{Recognised, recognise, recognise_plain_v4, recognise_plain_v6};
+use choosing::Choosing;
+use recognise::{Recognised, closed_port, recognise, recognise_plain_v4, recognise_plain_v6};
+use tables::{Flow, Pair, Twin};
+
+pub use tables::Tables;
 
 /// How long the sweep takes to come round the whole table.
 const SWEEP_ROUND: Duration = Duration::from_secs(10);
@@ -35,17 +39,9 @@ const SWEEP_ROUND: Duration = Duration::from_secs(10);
 const FLOWS_A_TEMPLATE: usize = 16;
 const LEAST_TEMPLATES: usize = 1024;
 
-/// A core's flow tables: IPv4's, where a bucket is one cache line, and that of IPv6 and of services that take several
-/// addresses or ports.
-pub struct Tables {
-    pub narrow: FlowTable,
-    pub wide: WideTable,
-}
-
 /// What one core decides with: nobody else touches it.
 pub struct Director {
-    flows: FlowTable,
-    wide: WideTable,
+    tables: Tables,
     choosing: Choosing,
     /// What is written here is gone with the burst.
     narrow_room: Box<Room<FlowKey>>,
@@ -94,6 +90,16 @@ enum Fate {
     IsSilent,
 }
 
+/// What follows from a packet of a flow.
+enum Next {
+    /// All is done.
+    Is(Sent),
+    /// It begins a flow; this one of the client was there before, has left the table and is still to be counted out.
+    Begins(Option<(IpAddr, Pin)>),
+    /// Its flow goes on from this state with another real.
+    Moves(FlowState),
+}
+
 /// One burst to decide, as something to be compiled for the CPU's way of comparing keys.
 struct Decision<'a, F: Frame> {
     director: &'a mut Director,
@@ -112,30 +118,30 @@ impl<F: Frame> Work for Decision<'_, F> {
     fn run<L: Lanes>(self, lanes: L) {
         let Decision { director, now, station, snapshot, frames, verdicts } = self;
         let (mut narrow, mut wide) = (director.narrow_room.empty(), director.wide_room.empty());
-        let (flows, wide_flows, sharing) = (&director.flows, &director.wide, director.sharing.as_ref());
+        let Tables { narrow: flows, wide: wide_flows } = &director.tables;
+        let sharing = director.sharing.as_ref();
         let owners = sharing.filter(|sharing| sharing.all).map(|sharing| sharing.owners);
         let gates = [ethernet::IPV4, ethernet::IPV6].map(|kind| Gate::new(station.mac, station.vlan, kind));
         for ((frame, verdict), place) in frames.iter().zip(verdicts.iter_mut()).zip(0u8..) {
-            let decided =
-                if let Some((key, note)) = recognise_plain_v4(&gates[0], snapshot, frame, place) {
-                    expect(flows, owners, &mut narrow, key, note)
-                } else if let Some((key, note)) = recognise_plain_v6(&gates[1], snapshot, frame, place) {
-                    expect(wide_flows, owners, &mut wide, key, note)
-                } else {
-                    match recognise(station, snapshot, frame, place) {
-                        Recognised::Narrow(key, note, about) => handed(sharing, snapshot, key, about)
-                            .or_else(|| expect(flows, None, &mut narrow, key, note)),
-                        Recognised::Wide(key, note, about) => handed(sharing, snapshot, key, about)
-                            .or_else(|| expect(wide_flows, None, &mut wide, key, note)),
-                        Recognised::Decided(verdict) => Some(verdict),
-                    }
-                };
+            let decided = if let Some((key, note)) = recognise_plain_v4(&gates[0], snapshot, frame, place) {
+                expect(flows, owners, &mut narrow, key, note)
+            } else if let Some((key, note)) = recognise_plain_v6(&gates[1], snapshot, frame, place) {
+                expect(wide_flows, owners, &mut wide, key, note)
+            } else {
+                match recognise(station, snapshot, frame, place) {
+                    Recognised::Narrow(key, note, about) => handed(sharing, snapshot, (key, note), about)
+                        .or_else(|| expect(flows, None, &mut narrow, key, note)),
+                    Recognised::Wide(key, note, about) => handed(sharing, snapshot, (key, note), about)
+                        .or_else(|| expect(wide_flows, None, &mut wide, key, note)),
+                    Recognised::Decided(verdict) => Some(verdict),
+                }
+            };
             *verdict = decided.unwrap_or(UNDECIDED);
         }
         let scene = scene_of(&director.ledger, now, snapshot, &station.mtu);
-        director.choosing.act(lanes, &mut director.flows, scene, &narrow, frames, verdicts);
+        director.choosing.act(lanes, director.tables.narrow_first(), scene, &narrow, frames, verdicts);
         if !wide.is_empty() {
-            director.choosing.act(lanes, &mut director.wide, scene, &wide, frames, verdicts);
+            director.choosing.act(lanes, director.tables.wide_first(), scene, &wide, frames, verdicts);
         }
     }
 }
@@ -149,14 +155,13 @@ impl Director {
     /// `worker` is the number of the core's worker: it sets where its schedulers start. `half_open` is how many
     /// connections may have an entry that have sent nothing but a SYN.
     pub fn new(tables: Tables, half_open: usize, snapshot: &Snapshot, worker: usize, ledger: Arc<Ledger>) -> Director {
-        let Tables { narrow: flows, wide } = tables;
-        let templates = (flows.slots() / FLOWS_A_TEMPLATE).max(LEAST_TEMPLATES);
-        let mut choosing = Choosing::new(half_open, templates, worker, flows.seed(), &ledger);
-        choosing.adopt(snapshot, 0);
-        let (narrow_room, wide_room) = (Room::new(&flows), Room::new(&wide));
+        let Tables { narrow, wide } = &tables;
+        let templates = (narrow.slots() / FLOWS_A_TEMPLATE).max(LEAST_TEMPLATES);
+        let mut choosing = Choosing::new(half_open, templates, worker, narrow.seed(), &ledger);
+        choosing.adopt(snapshot, &ledger, 0);
+        let (narrow_room, wide_room) = (Room::new(narrow), Room::new(wide));
         Director {
-            flows,
-            wide,
+            tables,
             choosing,
             narrow_room,
             wide_room,
@@ -178,11 +183,11 @@ impl Director {
     }
 
     pub fn flows(&self) -> &FlowTable {
-        &self.flows
+        &self.tables.narrow
     }
 
     pub fn wide_flows(&self) -> &WideTable {
-        &self.wide
+        &self.tables.wide
     }
 
     pub fn templates(&self) -> &Templates {
@@ -191,13 +196,13 @@ impl Director {
 
     /// How often the sweep has gone through all tables.
     pub fn rounds(&self) -> u64 {
-        self.flows.rounds().min(self.wide.rounds())
+        self.tables.narrow.rounds().min(self.tables.wide.rounds())
     }
 
     /// Follows the edits that led to a snapshot; `decide` does so by itself when it sees a new one. To be told of every
     /// single one is to do exactly as the kernel does.
     pub fn adopt(&mut self, now: Now, snapshot: &Snapshot) {
-        self.choosing.adopt(snapshot, now.tick());
+        self.choosing.adopt(snapshot, &self.ledger, now.tick());
     }
 
     /// One verdict a frame, in order; what follows means nothing. All frames are read and their table lines asked for
@@ -213,7 +218,7 @@ impl Director {
             self.adopt(now, snapshot);
         }
         let mut verdicts = [UNDECIDED; BURST];
-        let probe = self.flows.probe();
+        let probe = self.tables.narrow.probe();
         probe.run(Decision { director: self, now, station, snapshot, frames, verdicts: &mut verdicts });
         verdicts
     }
@@ -225,14 +230,10 @@ impl Director {
         }
         let [narrow, wide, templates] = &mut self.swept;
         let scene = scene_of(&self.ledger, now, snapshot, &u16::MAX);
-        let due = narrow.due(now, self.flows.buckets(), limit);
-        self.choosing.sweep(&mut self.flows, scene, due);
-        let due = wide.due(now, self.wide.buckets(), limit);
-        self.choosing.sweep(&mut self.wide, scene, due);
-        let room = self.choosing.templates.room();
-        let due = templates.due(now, room, limit);
-        self.choosing.templates.sweep(scene.tick, due);
-        let buckets = [self.flows.buckets(), self.wide.buckets(), room];
+        let buckets = [self.tables.narrow.buckets(), self.tables.wide.buckets(), self.choosing.templates.room()];
+        self.choosing.sweep(&mut self.tables.narrow, scene, narrow.due(now, buckets[0], limit));
+        self.choosing.sweep(&mut self.tables.wide, scene, wide.due(now, buckets[1], limit));
+        self.choosing.sweep_templates(scene, templates.due(now, buckets[2], limit));
         let next = self.swept.iter().zip(buckets).map(|(swept, of)| swept.next(of)).min();
         self.sweep_again = next.unwrap_or(now);
     }
@@ -262,11 +263,11 @@ impl SweptUntil {
 fn handed<K: ClientKey<Q>, const Q: usize>(
     sharing: Option<&Sharing>,
     snapshot: &Snapshot,
-    key: K,
-    about: Option<Quoted>,
+    (key, note): (K, Note),
+    about: Option<Conversation>,
 ) -> Option<Verdict> {
     let Sharing { owners, all, nic } = sharing?;
-    let service = service_of(snapshot, key);
+    let service = note.service.and_then(|service| snapshot.service(service));
     let other = match service.and_then(|service| Some((service.id, service.settings.persistence?))) {
         Some((service, how)) => owners.other(TemplateKey::new(service, key.source(), how.prefix).bits()),
         None if *all => owners.other(key.client_bits()),
@@ -300,23 +301,28 @@ fn expect<K: ClientKey<Q>, const Q: usize>(
 impl Choosing {
     /// The second and the third pass: looks for all flows, then acts on each.
     #[inline(always)]
-    fn act<K: ClientKey<Q>, F: Frame, L: Lanes, const Q: usize>(
+    fn act<K, O, F, L, const Q: usize, const P: usize>(
         &mut self,
         lanes: L,
-        flows: &mut Table<K, Q>,
+        mut tables: Pair<'_, K, O, Q, P>,
         scene: Scene<'_>,
         candidates: &Candidates<'_, K>,
         frames: &mut Burst<F>,
         verdicts: &mut [Verdict; BURST],
-    ) {
+    ) where
+        K: ClientKey<Q> + Twin<O>,
+        O: ClientKey<P>,
+        F: Frame,
+        L: Lanes,
+    {
         let (wanted, notes) = (candidates.wanted(), candidates.notes());
         let mut hints = [Hint::default(); BURST];
-        flows.seek_burst(lanes, wanted, &mut hints);
+        tables.own.seek_burst(lanes, wanted, &mut hints);
         let mut run = Run::default();
         for ((wanted, note), &hint) in wanted.iter().zip(notes).zip(&hints) {
-            let known = flows.find_at(lanes, hint, wanted.0, scene.tick);
+            let known = tables.own.find_at(lanes, hint, wanted.0, scene.tick);
             let frame = frames[usize::from(note.place)].bytes_mut();
-            let sent = self.steer(flows, scene, Candidate { wanted, note }, known, frame, &mut run);
+            let sent = self.steer(&mut tables, scene, Candidate { wanted, note }, known, frame, &mut run);
             verdicts[usize::from(note.place) % BURST] = match sent {
                 Ok(port) => Verdict::Forward { port },
                 Err(verdict) => verdict,
@@ -327,9 +333,9 @@ impl Choosing {
 
     /// A packet for a service: to its flow's real, if nothing else is to be said.
     #[inline(always)]
-    fn steer<K: ClientKey<Q>, const Q: usize>(
+    fn steer<K: ClientKey<Q> + Twin<O>, O: ClientKey<P>, const Q: usize, const P: usize>(
         &mut self,
-        flows: &mut Table<K, Q>,
+        tables: &mut Pair<'_, K, O, Q, P>,
         scene: Scene<'_>,
         candidate: Candidate<'_, K>,
         known: Option<(Slot, Pin)>,
@@ -339,54 +345,82 @@ impl Choosing {
         if let Some((slot, pin)) = known {
             let real = scene.snapshot.real(pin.real());
             if real.serves(pin.generation()) && candidate.note.event.goes_on() {
-                self.renew(flows, scene, &candidate, slot, pin);
+                self.renew(tables.own, scene, candidate.note.event, Flow { key: candidate.key(), slot, pin });
                 scene.count(run, pin.real(), real.service, candidate.note.packet);
                 return dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest);
             }
         }
-        self.consider(flows, scene, &candidate, frame)
+        self.consider(tables, scene, &candidate, frame)
     }
 
     /// The same for a packet that begins a flow, perhaps again; whose real is not what it was; or whose entry is not
     /// where it was looked for first.
     #[inline(never)]
-    fn consider<K: ClientKey<Q>, const Q: usize>(
+    fn consider<K: ClientKey<Q> + Twin<O>, O: ClientKey<P>, const Q: usize, const P: usize>(
         &mut self,
-        flows: &mut Table<K, Q>,
+        tables: &mut Pair<'_, K, O, Q, P>,
         scene: Scene<'_>,
         candidate: &Candidate<'_, K>,
         frame: &mut [u8],
     ) -> Sent {
         let key = candidate.key();
-        let service = service_of(scene.snapshot, key).ok_or(Verdict::Drop(DropReason::NoService))?;
-        let known = flows.find(key, candidate.hash(), scene.tick);
-        if candidate.note.event == Event::Error {
-            return forward_error(scene, candidate, service, known, frame);
+        let next = if let Some((slot, pin)) = tables.own.find(key, candidate.hash(), scene.tick) {
+            self.go_on(tables.own, scene, candidate.note, Flow { key, slot, pin }, frame)
+        } else if let Some(flow) = tables.find_elsewhere(key, scene) {
+            self.go_on(tables.other, scene, candidate.note, flow, frame)
+        } else {
+            Next::Begins(None)
+        };
+        let own = &mut *tables.own;
+        let service = candidate.note.service.and_then(|service| scene.snapshot.service(service));
+        let refused = || Err(closed_port(candidate.note.event, K::MAY_BE_V6 && key.source().is_ipv6()));
+        match next {
+            Next::Is(sent) => sent,
+            Next::Begins(before) => {
+                let sent = service.map_or_else(refused, |service| self.begin(own, scene, candidate, service, frame));
+                before.into_iter().for_each(|(client, pin)| self.ended(scene, client, pin));
+                sent
+            }
+            Next::Moves(state) => {
+                service.map_or_else(refused, |service| self.connect(own, scene, candidate, service, state, frame))
+            }
         }
-        let Some((slot, pin)) = known else { return self.begin(flows, scene, candidate, service, frame) };
+    }
+
+    /// A packet of a flow that there is.
+    fn go_on<K: ClientKey<Q>, const Q: usize>(
+        &mut self,
+        flows: &mut Table<K, Q>,
+        scene: Scene<'_>,
+        note: &Note,
+        flow: Flow<K>,
+        frame: &mut [u8],
+    ) -> Next {
+        let Flow { key, slot, pin } = flow;
         let real = scene.snapshot.real(pin.real());
-        match fate(service, real, pin, candidate.note.event) {
+        if note.event == Event::Error {
+            return Next::Is(forward_error(K::MAY_BE_V6, scene, note, pin, frame));
+        }
+        match fate(real, pin, note.event) {
             Fate::Stays => {
-                self.renew(flows, scene, candidate, slot, pin);
-                scene.count_one(pin.real(), real.service, candidate.note.packet);
-                dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
+                self.renew(flows, scene, note.event, flow);
+                scene.count_one(pin.real(), real.service, note.packet);
+                Next::Is(dr::forward(K::MAY_BE_V6, frame, note.packet, real, scene.longest))
             }
             Fate::BeginsAnew => {
                 // The kernel leaves the old connection to a timer: who chooses still counts it.
                 flows.remove(slot);
-                let sent = self.begin(flows, scene, candidate, service, frame);
-                self.ended(scene, key, pin);
-                sent
+                Next::Begins(Some((key.source(), pin)))
             }
             Fate::Moves => {
-                self.end(flows, scene, key, slot, pin);
-                self.connect(flows, scene, candidate, service, pin.state(), frame)
+                self.end(flows, scene, flow);
+                Next::Moves(pin.state())
             }
             Fate::IsReset => {
-                self.end(flows, scene, key, slot, pin);
-                Err(told_reset(key.source()))
+                self.end(flows, scene, flow);
+                Next::Is(Err(told_reset(key.source())))
             }
-            Fate::IsSilent => Err(Verdict::Drop(DropReason::RealRemoved)),
+            Fate::IsSilent => Next::Is(Err(Verdict::Drop(DropReason::RealRemoved))),
         }
     }
 
@@ -403,7 +437,7 @@ impl Choosing {
         if !event.opens() {
             // Its connection may have begun when there was no room for it.
             return match service.settings.on_miss {
-                _ if event == Event::Rst => Err(Verdict::Drop(DropReason::NoConnection)),
+                _ if matches!(event, Event::Rst | Event::Error) => Err(Verdict::Drop(DropReason::NoConnection)),
                 _ if self.may_be_stateless(scene.tick) => forward_by_hash(scene, candidate, service, frame),
                 OnMiss::Hash => forward_by_hash(scene, candidate, service, frame),
                 OnMiss::Reset => Err(told_reset(key.source())),
@@ -461,13 +495,13 @@ impl Choosing {
 }
 
 /// What becomes of a flow when this comes.
-fn fate(service: &Service, real: &Real, pin: Pin, event: Event) -> Fate {
-    let (state, on_removed) = (pin.state(), service.settings.on_removed);
-    let is_over = matches!(state, FlowState::TimeWait | FlowState::Close);
-    if real.generation != pin.generation() {
-        return Fate::BeginsAnew;
-    }
+fn fate(real: &Real, pin: Pin, event: Event) -> Fate {
+    let on_removed = real.on_removed;
+    let is_over = matches!(pin.state(), FlowState::TimeWait | FlowState::Close);
     match event {
+        // The real's connections ended when it was removed, or its number is nobody's any more.
+        _ if real.generation != pin.generation() && !event.opens() && real.service.is_some() => Fate::IsReset,
+        _ if real.generation != pin.generation() => Fate::BeginsAnew,
         // A client that begins again has no use for the old connection's real once that is gone.
         Event::Syn if real.removed && on_removed != OnRemoved::Drop => Fate::BeginsAnew,
         Event::Syn if !real.removed && !real.answers => Fate::BeginsAnew,
@@ -482,17 +516,10 @@ fn fate(service: &Service, real: &Real, pin: Pin, event: Event) -> Fate {
 }
 
 /// An ICMP error goes to the real of the flow that it is about, and changes nothing of that.
-fn forward_error<K: ClientKey<Q>, const Q: usize>(
-    scene: Scene<'_>,
-    candidate: &Candidate<'_, K>,
-    service: &Service,
-    known: Option<(Slot, Pin)>,
-    frame: &mut [u8],
-) -> Sent {
-    let (_, pin) = known.ok_or(Verdict::Drop(DropReason::NoConnection))?;
+fn forward_error(may_be_v6: bool, scene: Scene<'_>, note: &Note, pin: Pin, frame: &mut [u8]) -> Sent {
     let real = scene.snapshot.real(pin.real());
     // Also to one that was removed, if its connections are kept: what it still sends may need it.
-    let is_over = real.removed && service.settings.on_removed != OnRemoved::Drop;
+    let is_over = real.removed && real.on_removed != OnRemoved::Drop;
     if real.generation != pin.generation() || is_over {
         return Err(Verdict::Drop(DropReason::RealRemoved));
     }
@@ -502,9 +529,9 @@ fn forward_error<K: ClientKey<Q>, const Q: usize>(
         other => other,
     };
     if !real.removed {
-        scene.count_one(pin.real(), real.service, candidate.note.packet);
+        scene.count_one(pin.real(), real.service, note.packet);
     }
-    dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest).map_err(told)
+    dr::forward(may_be_v6, frame, note.packet, real, scene.longest).map_err(told)
 }
 
 /// By the client's address and port alone, the same on every director.

@@ -117,7 +117,7 @@ fn the_errors_that_are_sent_on_are_the_kernel_s() {
             let found = ipv4::parse(&frame[ethernet::HEADER..], frame.len()).ok().and_then(|ip| {
                 icmp::quoted(ip.destination, &frame[ethernet::HEADER + ip.header_len..ethernet::HEADER + ip.total_len])
             });
-            let flow = icmp::Quoted {
+            let flow = icmp::Conversation {
                 client: asked.source.0,
                 client_port: asked.source.1,
                 address: asked.destination.0,

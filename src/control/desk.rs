@@ -250,8 +250,8 @@ impl<F: Send> Desk<F> {
 /// What the entry is, by the names that its numbers stand for. What a service of several addresses, ports or protocols
 /// leaves open, the entry itself says; its real then has the port that the client asked for.
 fn connection(numbers: &Registry, worker: usize, entry: &Entry) -> Option<ConnEntry> {
-    let takes = *numbers.service_name(entry.service?)?;
     let real = numbers.real_name(entry.real).filter(|_| numbers.generation(entry.real) == entry.generation)?;
+    let takes = *numbers.service_name(entry.service.unwrap_or(real.service))?;
     let (address, protocol, port) = entry.destination;
     let port = if port == 0 { takes.port() } else { port };
     // The kernel lists a mark in the address's place.

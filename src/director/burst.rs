@@ -13,6 +13,8 @@ pub struct Note {
     pub packet: dr::Packet,
     pub event: Event,
     pub place: u8,
+    /// Who takes such packets now; none: nobody any more.
+    pub service: Option<ServiceId>,
 }
 
 /// Room for the candidates of one burst, kept so that nobody has to clear it: what the table is asked for, and, in the
@@ -53,7 +55,7 @@ impl<K: Copy> Room<K> {
         K: ClientKey<Q>,
     {
         let key = K::from_words([0; Q]);
-        let note = Note { packet: dr::Packet::new(0, 0, 0, false), event: Event::Blank, place: 0 };
+        let note = Note { packet: dr::Packet::new(0, 0, 0, false), event: Event::Blank, place: 0, service: None };
         Box::new(Room { wanted: [(key, flows.hash(key)); BURST], notes: [note; BURST] })
     }
 

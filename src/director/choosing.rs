@@ -1,14 +1,16 @@
 //! What a core knows of connections beside its flow tables: where its schedulers stand, what the reals have to do, which
 //! client is to come back to which real, and how many connections are half open.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::burst::{Candidate, Scene};
 use super::loads::Loads;
+use super::tables::Flow;
 use crate::clock::TICKS_PER_SECOND;
 use crate::counters::Ledger;
 use crate::flow::{
-    ClientKey, FlowState, Pin, Pinned, Slot, Table, TableFull, Template, TemplateKey, Templates, Timeouts,
+    ClientKey, Event, FlowState, Pin, Pinned, Table, TableFull, Template, TemplateKey, Templates, Timeouts,
     timeout_ticks,
 };
 use crate::service::{Member, Opening, RealId, Schedule, Service, ServiceId, Snapshot, Start};
@@ -75,13 +77,13 @@ impl Choosing {
 
     /// Follows the edits that led to this snapshot.
     #[cold]
-    pub fn adopt(&mut self, snapshot: &Snapshot, tick: u32) {
+    pub fn adopt(&mut self, snapshot: &Snapshot, ledger: &Ledger, tick: u32) {
         self.epoch = snapshot.epoch;
         if self.configured == snapshot.configured {
             return;
         }
         self.configured = snapshot.configured;
-        self.loads.adopt(snapshot);
+        self.loads.adopt(snapshot, ledger);
         let set = snapshot.timeouts;
         for (state, seconds) in
             [(FlowState::Established, set.tcp), (FlowState::FinWait, set.tcp_fin), (FlowState::Udp, set.udp)]
@@ -112,7 +114,11 @@ impl Choosing {
             if bound.serves(generation) && !drained {
                 return Ok(Choice { real, template: Some((client, true, turn)) });
             }
-            self.templates.spend(client);
+            match bound.generation == generation {
+                true => self.templates.spend(client),
+                // It ended with the connections of its real.
+                false => self.templates.end(client),
+            }
         }
         self.loads.refresh(service.id, &service.roster, scene);
         let loads = &self.loads;
@@ -137,10 +143,10 @@ impl Choosing {
         if let Some((client, _, turn)) = choice.template {
             pin = pin.persistent(self.mask_of(scene.snapshot, client.service), turn);
         }
-        let ended = |key: K, old| self.ended(scene, key, old);
+        let ended = |key: K, old| self.ended(scene, key.source(), old);
         flows.insert(candidate.key(), candidate.hash(), pin, scene.tick, ended)?;
         self.count_half_open(usize::from(is_half_open(pin)), 0);
-        scene.ledger.flow_began(candidate.key().service(), pin);
+        scene.ledger.flow_began(real.service, pin);
         self.loads.began(scene.ledger, scene.snapshot, choice.real);
         self.remember(scene, choice);
         Ok(())
@@ -178,16 +184,15 @@ impl Choosing {
         &mut self,
         flows: &mut Table<K, Q>,
         scene: Scene<'_>,
-        candidate: &Candidate<'_, K>,
-        slot: Slot,
-        old: Pin,
+        event: Event,
+        Flow { key, slot, pin: old }: Flow<K>,
     ) {
-        let state = old.state_on(candidate.note.event);
+        let state = old.state_on(event);
         let new = old.moved_to(state, self.end_of(state, scene.tick));
         if old != new {
             flows.update(slot, new);
             if !old.differs_in_time_alone(new) {
-                self.note_change(scene, candidate.key(), old, new);
+                self.note_change(scene, key.source(), old, new);
             }
         }
     }
@@ -198,46 +203,46 @@ impl Choosing {
     }
 
     #[cold]
-    fn note_change<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K, old: Pin, new: Pin) {
+    fn note_change(&mut self, scene: Scene<'_>, client: IpAddr, old: Pin, new: Pin) {
         self.count_half_open(usize::from(is_half_open(new)), usize::from(is_half_open(old)));
+        let service = scene.snapshot.real(new.real()).service;
         if old.state().is_active() != new.state().is_active() {
-            scene.ledger.flow_changed(key.service(), old, new);
+            scene.ledger.flow_changed(service, old, new);
         }
         if new.is_persistent() && new.state() == FlowState::Established {
-            self.client_of(key, new).map(|client| self.templates.assure(client, pinned_by(new)));
+            self.client_of(service, client, new).map(|client| self.templates.assure(client, pinned_by(new)));
         }
     }
 
     /// Ends a flow before its time.
-    pub fn end<K: ClientKey<Q>, const Q: usize>(
-        &mut self,
-        flows: &mut Table<K, Q>,
-        scene: Scene<'_>,
-        key: K,
-        slot: Slot,
-        pin: Pin,
-    ) {
-        flows.remove(slot);
-        self.ended(scene, key, pin);
+    pub fn end<K: ClientKey<Q>, const Q: usize>(&mut self, flows: &mut Table<K, Q>, scene: Scene<'_>, flow: Flow<K>) {
+        flows.remove(flow.slot);
+        self.ended(scene, flow.key.source(), flow.pin);
     }
 
-    /// A flow that is in the table no longer.
-    pub fn ended<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K, pin: Pin) {
+    /// A flow that is in the table no longer. One that its real's number had before is not among the real's any more.
+    pub fn ended(&mut self, scene: Scene<'_>, client: IpAddr, pin: Pin) {
         self.count_half_open(0, usize::from(is_half_open(pin)));
-        scene.ledger.flow_ended(key.service(), pin);
+        scene.ledger.flow_left();
+        let real = scene.snapshot.real(pin.real());
+        if real.generation != pin.generation() {
+            return;
+        }
+        scene.ledger.flow_ended(real.service, pin);
         self.loads.ended(scene.ledger, scene.snapshot, pin.real());
         if pin.is_persistent() {
             let tick = pin.ended_by(scene.tick);
-            self.client_of(key, pin).map(|client| self.templates.release(client, pinned_by(pin), tick));
+            let client = self.client_of(real.service, client, pin);
+            client.map(|client| self.templates.release(client, pinned_by(pin), tick));
         }
     }
 
     /// The client of a persistent flow as its template knows it, which may be of a time when other bits of its address
     /// counted.
-    fn client_of<K: ClientKey<Q>, const Q: usize>(&self, key: K, pin: Pin) -> Option<TemplateKey> {
-        let service = key.service()?;
+    fn client_of(&self, service: Option<ServiceId>, client: IpAddr, pin: Pin) -> Option<TemplateKey> {
+        let service = service?;
         let prefix = self.prefixes.get(service.index())?.0[usize::from(pin.mask()?) % Prefixes::MOST];
-        Some(TemplateKey::new(service, key.source(), prefix))
+        Some(TemplateKey::new(service, client, prefix))
     }
 
     /// Which of its prefixes a service has now.
@@ -277,7 +282,7 @@ impl Choosing {
         buckets: usize,
     ) {
         let snapshot = scene.snapshot;
-        let ended = |key: K, old| self.ended(scene, key, old);
+        let ended = |key: K, old| self.ended(scene, key.source(), old);
         match snapshot.clearing {
             false => flows.sweep(scene.tick, buckets, |_| true, ended),
             true => {
@@ -285,6 +290,12 @@ impl Choosing {
                 flows.sweep(scene.tick, buckets, stays, ended);
             }
         }
+    }
+
+    /// A template whose real's connections were ended goes with them.
+    pub fn sweep_templates(&mut self, scene: Scene<'_>, count: usize) {
+        let stays = |pinned: Pinned| scene.snapshot.real(pinned.real).generation == pinned.generation;
+        self.templates.sweep(scene.tick, count, stays);
     }
 }
 
@@ -344,9 +355,4 @@ fn nobody(service: &Service, opening: &Opening) -> Verdict {
     } else {
         Verdict::Answer(Answer::PortUnreachable)
     }
-}
-
-/// The service of a key, while it is there.
-pub fn service_of<K: ClientKey<Q>, const Q: usize>(snapshot: &Snapshot, key: K) -> Option<&Service> {
-    key.service().and_then(|id: ServiceId| snapshot.service(id))
 }

@@ -21,8 +21,9 @@ struct Counts {
 struct Overload {
     /// It reached its upper limit and has not come below the lower one since.
     reached: bool,
-    /// Of its number.
+    /// Of its number, whose it is, and for which service.
     generation: u8,
+    service: Option<ServiceId>,
     /// The upper limit that it had last.
     upper: u32,
 }
@@ -52,11 +53,16 @@ impl Loads {
     }
 
     /// Follows the edits of limits: whose upper one is raised or taken away has not reached it, whatever else changed.
-    pub fn adopt(&mut self, snapshot: &Snapshot) {
-        for (overload, real) in self.overloads.iter_mut().zip(&snapshot.reals) {
+    /// Whose number has another generation has no connections.
+    pub fn adopt(&mut self, snapshot: &Snapshot, own: &Ledger) {
+        for ((overload, real), id) in self.overloads.iter_mut().zip(&snapshot.reals).zip((0..).map(RealId)) {
+            let is_same = overload.generation == real.generation;
+            if !is_same {
+                own.connections_ended(overload.service, id);
+            }
             let raised = real.upper == 0 || real.upper > overload.upper;
-            let reached = overload.reached && overload.generation == real.generation && !raised;
-            *overload = Overload { reached, generation: real.generation, upper: real.upper };
+            let reached = overload.reached && is_same && !raised;
+            *overload = Overload { reached, generation: real.generation, service: real.service, upper: real.upper };
         }
     }
 

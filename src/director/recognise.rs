@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::burst::Note;
 use crate::flow::{Event, FlowKey, WideKey};
 use crate::forward::dr;
-use crate::packet::icmp::{self, Quoted};
+use crate::packet::icmp::{self, Conversation};
 use crate::packet::plain::Gate;
 use crate::packet::{Frame, ethernet, ipv4, ipv6, transport};
 use crate::service::{Asked, ServiceId, Snapshot, Station};
@@ -13,8 +13,8 @@ use crate::verdict::{Answer, DropReason, Verdict};
 
 /// What a frame turned out to be: a packet of a flow, or an error about one, or decided.
 pub enum Recognised {
-    Narrow(FlowKey, Note, Option<Quoted>),
-    Wide(WideKey, Note, Option<Quoted>),
+    Narrow(FlowKey, Note, Option<Conversation>),
+    Wide(WideKey, Note, Option<Conversation>),
     Decided(Verdict),
 }
 
@@ -26,7 +26,7 @@ pub fn recognise_plain_v4<F: Frame>(gate: &Gate, snapshot: &Snapshot, frame: &F,
     let service = snapshot.find_v4(address, port, plain.protocol())?;
     let event = plain.tcp_flags().map_or(Event::Datagram, Event::of_tcp);
     let packet = dr::Packet::new(gate.network(), plain.ttl(), plain.total_len(), false);
-    Some((FlowKey::new(client, source, service), Note { packet, event, place }))
+    Some((FlowKey::new(client, source, service), Note { packet, event, place, service: Some(service) }))
 }
 
 #[inline(always)]
@@ -36,7 +36,7 @@ pub fn recognise_plain_v6<F: Frame>(gate: &Gate, snapshot: &Snapshot, frame: &F,
     let service = snapshot.find_v6(address, port, plain.protocol())?;
     let event = plain.tcp_flags().map_or(Event::Datagram, Event::of_tcp);
     let packet = dr::Packet::new(gate.network(), plain.hop_limit(), plain.total_len(), true);
-    Some((WideKey::ipv6(client, source, service), Note { packet, event, place }))
+    Some((WideKey::ipv6(client, source, service), Note { packet, event, place, service: Some(service) }))
 }
 
 /// A frame that has passed its link layer.
@@ -80,25 +80,19 @@ impl Arrived<'_> {
         };
         let segment = packet.get(ip.header_len..ip.total_len).or(packet.get(ip.header_len..)).unwrap_or_default();
         let whole = !ip.is_fragment && !self.link.destination.is_multicast();
-        let ends = (ip.source.into(), ip.destination.into());
         let packet = dr::Packet::new(self.link.payload, ip.ttl, ip.total_len, false);
-        if let Some((event, source, port)) = conversation(ip.protocol, segment, whole)
-            && let Some((service, wide)) = self.service(ends, port, ip.protocol)
-        {
-            let note = Note { packet, event, place: self.place };
-            return match wide {
-                false => Recognised::Narrow(FlowKey::new(ip.source, source, service), note, None),
-                true => {
-                    let key = WideKey::ipv4(ip.source, source, ip.destination, service).to(ip.protocol, port);
-                    Recognised::Wide(key, note, None)
-                }
-            };
+        if let Some((event, source, port)) = conversation(ip.protocol, segment, whole) {
+            let (client, address, protocol) = (ip.source, ip.destination, ip.protocol);
+            let flow = Conversation { client, client_port: source, address, port, protocol };
+            if let Some(candidate) = self.candidate(flow, event, packet) {
+                return candidate;
+            }
         }
         let about = if whole && ip.protocol == ipv4::ICMP { icmp::quoted(ip.destination, segment) } else { None };
         if let Some(quoted) = about {
             return self.error_about(quoted, packet);
         }
-        self.without_service(ends.1, ip.is_fragment, ip.protocol, segment)
+        self.without_service(ip.destination.into(), ip.is_fragment, ip.protocol, segment)
     }
 
     fn ipv6(&self) -> Recognised {
@@ -113,26 +107,31 @@ impl Arrived<'_> {
             && let Some(service) = self.snapshot.find_v6(ip.destination, port, ip.protocol)
         {
             let packet = dr::Packet::new(self.link.payload, ip.hop_limit, ip.total_len, true);
-            let note = Note { packet, event, place: self.place };
+            let note = Note { packet, event, place: self.place, service: Some(service) };
             return Recognised::Wide(WideKey::ipv6(ip.source, source, service), note, None);
         }
         self.without_service(ip.destination.into(), ip.is_fragment, ip.protocol, segment)
     }
 
     /// An ICMP error about a flow of a service.
-    fn error_about(&self, about: Quoted, packet: dr::Packet) -> Recognised {
-        let ends = (about.client.into(), about.address.into());
-        let note = Note { packet, event: Event::Error, place: self.place };
-        match self.service(ends, about.port, about.protocol) {
-            Some((service, false)) => {
-                Recognised::Narrow(FlowKey::new(about.client, about.client_port, service), note, Some(about))
-            }
-            Some((service, true)) => {
-                let key = WideKey::ipv4(about.client, about.client_port, about.address, service);
-                Recognised::Wide(key.to(about.protocol, about.port), note, Some(about))
-            }
-            None if self.snapshot.is_virtual(ends.1) => dropped(DropReason::NoConnection),
+    fn error_about(&self, about: Conversation, packet: dr::Packet) -> Recognised {
+        match self.candidate(about, Event::Error, packet) {
+            Some(candidate) => candidate,
+            None if self.snapshot.is_virtual(about.address.into()) => dropped(DropReason::NoConnection),
             None => Recognised::Decided(Verdict::Host),
+        }
+    }
+
+    /// Where to look for the flow; none: nobody takes such packets, nor did before.
+    fn candidate(&self, flow: Conversation, event: Event, packet: dr::Packet) -> Option<Recognised> {
+        let Conversation { client, client_port: source, address, port, protocol } = flow;
+        let about = (event == Event::Error).then_some(flow);
+        let found = self.service((client.into(), address.into()), port, protocol);
+        let note = Note { packet, event, place: self.place, service: found.map(|(service, _)| service) };
+        match found {
+            Some((service, false)) => Some(Recognised::Narrow(FlowKey::new(client, source, service), note, about)),
+            None if !self.snapshot.has_earlier() || !self.snapshot.is_virtual(address.into()) => None,
+            _ => Some(Recognised::Wide(WideKey::ipv4(client, source, address).to(protocol, port), note, about)),
         }
     }
 
@@ -174,12 +173,23 @@ fn refusal_of(destination: IpAddr, protocol: u8, segment: &[u8]) -> Verdict {
     match protocol {
         ipv4::TCP if segment.len() < transport::TCP_HEADER => Verdict::Drop(DropReason::Truncated),
         ipv4::UDP if segment.len() < transport::UDP_HEADER => Verdict::Drop(DropReason::Truncated),
-        _ if destination.is_ipv6() => Verdict::Drop(DropReason::NoService),
-        ipv4::TCP if transport::tcp_flags(segment).map(Event::of_tcp) != Some(Event::Rst) => {
-            Verdict::Answer(Answer::Reset)
+        ipv4::TCP => {
+            let event = transport::tcp_flags(segment).map_or(Event::Blank, Event::of_tcp);
+            closed_port(event, destination.is_ipv6())
         }
-        ipv4::UDP => Verdict::Answer(Answer::ClosedPort),
+        ipv4::UDP => closed_port(Event::Datagram, destination.is_ipv6()),
         _ => Verdict::Drop(DropReason::NoService),
+    }
+}
+
+/// The same for a packet that was read.
+pub fn closed_port(event: Event, is_v6: bool) -> Verdict {
+    match event {
+        Event::Error => Verdict::Drop(DropReason::NoConnection),
+        _ if is_v6 => Verdict::Drop(DropReason::NoService),
+        Event::Rst => Verdict::Drop(DropReason::NoService),
+        Event::Datagram => Verdict::Answer(Answer::ClosedPort),
+        _ => Verdict::Answer(Answer::Reset),
     }
 }
 

@@ -196,15 +196,25 @@ impl Templates {
         self.templates.get_mut(place as usize)?.as_mut()
     }
 
-    /// Goes on with at most `count` templates, round and round.
-    pub fn sweep(&mut self, tick: u32, count: usize) {
+    /// The client's template goes at once, with all that used it.
+    pub fn end(&mut self, key: TemplateKey) {
+        if let Some(place) = self.places.get(&key) {
+            self.remove(*place);
+        }
+    }
+
+    /// Goes on with at most `count` templates, round and round. One that does not stay goes at once.
+    pub fn sweep(&mut self, tick: u32, count: usize, stays: impl Fn(Pinned) -> bool) {
         if self.is_empty() {
             return;
         }
         for _ in 0..count.min(self.templates.len()) {
             let place = self.swept;
             self.swept = if place + 1 == self.templates.len() { 0 } else { place + 1 };
-            self.expire(place as u32, tick);
+            match self.at(place).is_none_or(|template| stays(template.pinned)) {
+                true => self.expire(place as u32, tick),
+                false => self.remove(place as u32),
+            }
         }
     }
 

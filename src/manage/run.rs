@@ -150,7 +150,7 @@ impl Snapshots {
     /// there is a new snapshot.
     fn release(&mut self, manager: &Manager) -> bool {
         let swept = self.ledgers.iter().map(|ledger| ledger.swept.get()).min().unwrap_or(0);
-        if swept <= self.released || self.composer.registry().clearing() == (0, 0) {
+        if swept <= self.released || !self.composer.registry().is_clearing() {
             return false;
         }
         self.released = swept;

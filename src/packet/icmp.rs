@@ -37,12 +37,12 @@ pub fn is_error(message: &[u8]) -> bool {
     message.first().is_none_or(|kind| ERRORS.contains(kind) || *kind > LAST_TYPE)
 }
 
-/// The flow that an ICMP error is about.
+/// What tells a flow of IPv4 from others: its ends, and what they speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quoted {
+pub struct Conversation {
     pub client: Ipv4Addr,
     pub client_port: u16,
-    /// The virtual address, which both the error and the flow are of.
+    /// The virtual address.
     pub address: Ipv4Addr,
     pub port: u16,
     pub protocol: u8,
@@ -53,7 +53,7 @@ pub struct Quoted {
 ///
 /// Of the errors, these are who cannot be reached, source quench and time exceeded: the kernel sends no other on. It looks
 /// at the message's checksum too; the one in the quoted header is the word of whoever saw the packet last.
-pub fn quoted(address: Ipv4Addr, message: &[u8]) -> Option<Quoted> {
+pub fn quoted(address: Ipv4Addr, message: &[u8]) -> Option<Conversation> {
     let (header, packet) = message.split_first_chunk::<HEADER>()?;
     if !matches!(header[0], UNREACHABLE | SOURCE_QUENCH | TIME_EXCEEDED) {
         return None;
@@ -73,7 +73,7 @@ pub fn quoted(address: Ipv4Addr, message: &[u8]) -> Option<Quoted> {
         return None;
     }
     let (port, client_port) = transport::ports(packet.get(header_len..)?)?;
-    Some(Quoted { client, client_port, address, port, protocol })
+    Some(Conversation { client, client_port, address, port, protocol })
 }
 
 fn address_at(header: &[u8; ipv4::MIN_HEADER], at: usize) -> Ipv4Addr {
@@ -108,8 +108,8 @@ mod tests {
         message
     }
 
-    fn flow(protocol: u8) -> Quoted {
-        Quoted { client: CLIENT, client_port: 1234, address: VIP, port: 80, protocol }
+    fn flow(protocol: u8) -> Conversation {
+        Conversation { client: CLIENT, client_port: 1234, address: VIP, port: 80, protocol }
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
     }
 
     /// What the judge finds in the quoted packet, wherever it stops.
-    fn judged(message: &[u8]) -> Option<Quoted> {
+    fn judged(message: &[u8]) -> Option<Conversation> {
         let icmp = Icmpv4Slice::from_slice(message).ok()?;
         let packet = message.get(HEADER..)?;
         LaxIpv4Slice::from_slice(packet).ok()?;
@@ -189,7 +189,7 @@ mod tests {
         };
         let is_sent_on = [UNREACHABLE, SOURCE_QUENCH, TIME_EXCEEDED].contains(&icmp.type_u8());
         let (client, address) = (ip.destination.into(), ip.source.into());
-        (is_sent_on && checksum(message) == 0).then_some(Quoted { client, client_port, address, port, protocol })
+        (is_sent_on && checksum(message) == 0).then_some(Conversation { client, client_port, address, port, protocol })
     }
 
     proptest! {
@@ -226,7 +226,7 @@ mod tests {
             }
             if change.is_none() && cut >= 24 && [3, 4, 11].contains(&kind) {
                 let protocol = if tcp { ipv4::TCP } else { ipv4::UDP };
-                let flow = Quoted { client: client.into(), client_port: ports.1, address: VIP, port: ports.0, protocol };
+                let flow = Conversation { client: client.into(), client_port: ports.1, address: VIP, port: ports.0, protocol };
                 prop_assert_eq!(found, Some(flow));
             }
         }

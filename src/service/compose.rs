@@ -12,7 +12,9 @@ use super::schedule::{Member, Roster};
 use super::snapshot::{
     Reach, Real, RealId, RealPlan, Reals, Service, ServiceId, ServicePlan, Snapshot, Station, egress_port,
 };
-use crate::config::{Config, Limits, MatchRule, RealConfig, Scheduler, ServiceConfig, Takes, Timeouts};
+use crate::config::{
+    Config, Limits, MatchRule, OnRemoved, Protocol, RealConfig, Scheduler, ServiceConfig, Takes, Timeouts,
+};
 
 /// Of our own Maglev; directors with the same one agree on every flow.
 const GROUP_SEED: u64 = 0;
@@ -46,6 +48,15 @@ struct Placed {
     service: Arc<Service>,
 }
 
+/// A real that is in the configuration no longer.
+#[derive(Debug)]
+struct Gone {
+    /// The turn in which it went.
+    turn: u64,
+    /// Its connections were ended.
+    ended: bool,
+}
+
 /// What tells a service's reals apart for all directors, and their shares, in the order of `Service::reals`.
 type Shares = Box<[(u64, u16)]>;
 
@@ -64,9 +75,10 @@ pub struct Composer {
     /// How many times something was composed; when each service came, by its number's index, and when reals went.
     turns: u64,
     came: Vec<u64>,
-    went: HashMap<RealId, u64>,
+    went: HashMap<RealId, Gone>,
     lookup: ServiceLookup,
     rules: Arc<Rules>,
+    earlier: Option<ServiceLookup>,
     /// Who is asked for by ARP, by its address.
     by_address: HashMap<Ipv4Addr, Vec<RealId>>,
     /// Services with the same reals share one table.
@@ -89,6 +101,7 @@ impl Composer {
             went: HashMap::new(),
             lookup: ServiceLookup::build(std::iter::empty()),
             rules: Arc::default(),
+            earlier: None,
             by_address: HashMap::new(),
             tables: HashMap::new(),
         }
@@ -126,6 +139,9 @@ impl Composer {
                 let whole = self.place(&plan, &mut turn);
                 self.keep(service, whole);
             }
+        }
+        if turn.reals_went {
+            self.end_connections(epoch);
         }
         self.timeouts = config.timeouts;
         self.configured = epoch;
@@ -166,8 +182,10 @@ impl Composer {
 
     fn snapshot(&mut self, epoch: u64) -> Snapshot {
         let Condemned { services, reals } = self.numbers().make_room(epoch);
-        for id in services {
-            self.placed[id.index()] = None;
+        if !services.is_empty() || !reals.is_empty() {
+            // Workers follow this as they follow edits.
+            self.configured = epoch;
+            self.earlier = self.set_aside();
         }
         for id in reals {
             self.reals[id.index()] = Real::nobody(self.registry.generation(id));
@@ -180,9 +198,10 @@ impl Composer {
             reals: self.reals.clone(),
             timeouts: self.timeouts,
             configured: self.configured,
-            clearing: self.registry.clearing() != (0, 0),
+            clearing: self.registry.is_clearing(),
             lookup: self.lookup.clone(),
             rules: self.rules.clone(),
+            earlier: self.earlier.clone(),
         }
     }
 
@@ -231,7 +250,8 @@ impl Composer {
             Arc::make_mut(&mut self.registry).remove_service(service.id);
             for real in &service.reals {
                 self.reals[real.index()].remove();
-                self.went.insert(*real, self.turns);
+                self.went.insert(*real, Gone { turn: self.turns, ended: false });
+                turn.reals_went = true;
             }
             *placed = None;
             (turn.changed, turn.services_changed) = (true, true);
@@ -263,11 +283,14 @@ impl Composer {
         let was_persistent = before.as_ref().map(|before| before.settings.persistence.is_some());
         turn.services_changed |= was_persistent != Some(plan.settings.persistence.is_some());
         let edits = before.as_deref().map_or(0, |before| self.edits(before, plan));
-        self.remove_reals(before.as_deref(), plan, id);
+        self.remove_reals(before.as_deref(), plan, id, turn);
         let waiting = turn.waiting.len();
         let mut reals: Vec<RealId> = plan.reals.iter().filter_map(|real| self.place_real(real, id, turn)).collect();
         reals.reverse();
         let ServicePlan { takes, scheduler, settings, .. } = *plan;
+        for real in self.registry.reals_of(id) {
+            self.reals[real.index()].on_removed = settings.on_removed;
+        }
         let roster = self.roster(&reals, takes, scheduler, edits);
         let service = Service { id, takes, scheduler, settings, reals: reals.into(), roster };
         self.placed[id.index()] = Some(Placed { config: None, service: Arc::new(service) });
@@ -289,14 +312,26 @@ impl Composer {
     }
 
     /// Lets go of the reals that are planned no longer.
-    fn remove_reals(&mut self, before: Option<&Service>, plan: &ServicePlan, service: ServiceId) {
+    fn remove_reals(&mut self, before: Option<&Service>, plan: &ServicePlan, service: ServiceId, turn: &mut Turn) {
         let stay: HashSet<(IpAddr, u16)> = plan.reals.iter().map(|real| (real.address, real.port)).collect();
         for id in before.into_iter().flat_map(|service| &service.reals) {
             let real = &mut self.reals[id.index()];
             if real.service == Some(service) && !stay.contains(&(real.address, real.port)) {
                 real.remove();
-                self.went.insert(*id, self.turns);
+                self.went.insert(*id, Gone { turn: self.turns, ended: false });
+                turn.reals_went = true;
                 Arc::make_mut(&mut self.registry).remove_real(*id);
+            }
+        }
+    }
+
+    /// When reals go, the connections end of all that are gone and whose services want it so, as in the kernel.
+    fn end_connections(&mut self, epoch: u64) {
+        for (id, gone) in &mut self.went {
+            let real = &mut self.reals[id.index()];
+            if real.on_removed == OnRemoved::Reset && !gone.ended {
+                gone.ended = Arc::make_mut(&mut self.registry).end_connections(*id, epoch);
+                real.generation = self.registry.generation(*id);
             }
         }
     }
@@ -306,7 +341,7 @@ impl Composer {
         let given = self.numbers().real(name).map_err(|waits| turn.waiting.push(waits)).ok()?;
         let id = given.id;
         turn.recycled.reals.extend(given.recycled.then_some(id));
-        let went = self.went.get(&id).copied();
+        let went = self.went.get(&id).map(|gone| gone.turn);
         turn.came.reals.extend(went.filter(|went| *went <= self.came[service.index()]).map(|_| id));
         self.went.remove(&id);
         if self.reals.len() <= id.index() {
@@ -431,6 +466,21 @@ impl Composer {
         let (rules, hot) = Rules::build(&services, &self.matches, |id| self.several_workers && is_persistent(id));
         self.lookup = ServiceLookup::build(hot.into_iter());
         self.rules = Arc::new(rules);
+        self.earlier = self.set_aside();
+    }
+
+    /// The services that the hot table does not have, because they are gone or rules come first: flows may be theirs.
+    fn set_aside(&self) -> Option<ServiceLookup> {
+        let exact = |(takes, id): (Takes, ServiceId)| Some((takes.as_exact()?, id));
+        let is_hot = |((protocol, address, port), id): ((Protocol, IpAddr, u16), ServiceId)| match address {
+            IpAddr::V4(address) => self.lookup.find_v4(address, port, protocol.number()) == Some(id),
+            IpAddr::V6(address) => self.lookup.find_v6(address, port, protocol.number()) == Some(id),
+        };
+        let others = self.registry.known_services().filter(|known| !exact(*known).is_some_and(is_hot));
+        let others: Vec<_> = others.collect();
+        let places = others.iter().filter_map(|known| exact(*known));
+        let places = places.map(|((protocol, address, port), id)| (address, port, protocol.number(), id));
+        (!others.is_empty()).then(|| ServiceLookup::build(places))
     }
 }
 
@@ -440,6 +490,7 @@ struct Turn {
     changed: bool,
     /// Services came or went.
     services_changed: bool,
+    reals_went: bool,
     recycled: Recycled,
     came: Recycled,
     waiting: Vec<NoNumber>,

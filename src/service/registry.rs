@@ -6,6 +6,9 @@
 //! that went first are *condemned*: nobody finds them any more, and the generation of a real's number goes up, by which
 //! every flow entry that names it is dead. Only when no entry can be left is such a number *free*, to be held by another.
 //!
+//! A real's number also gets another generation while it is held or gone, where the real's connections are to end at
+//! once: a service's `on_removed = "reset"`.
+//!
 //! Invariant: a number is given to another only after every worker has gone through its whole table while holding a
 //! snapshot in which it was condemned; then no entry, no counter and no listing can mean its last holder. A service's
 //! number, which carries no generation of its own, is condemned together with those of all its reals. *Held by*
@@ -43,6 +46,9 @@ pub struct Condemned {
 
 const SERVICES: &str = "services";
 const REALS: &str = "reals";
+
+/// Generations come round, so no entry may be that many behind; one more is for being condemned.
+const MOST_RENEWED: u8 = 200;
 
 /// There is no free number now; the limit, and how many are being cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +145,28 @@ impl Registry {
         self.reals.entries.get(id.index()).map_or(0, |entry| entry.generation)
     }
 
+    /// All services that have or had a number which is theirs still.
+    pub fn known_services(&self) -> impl Iterator<Item = (Takes, ServiceId)> {
+        let known = self.services.known.iter();
+        known.filter_map(|(takes, place)| Some((*takes, ServiceId::from_number(place + 1)?)))
+    }
+
+    /// All reals of a service whose numbers are theirs still, also those that are gone.
+    pub fn reals_of(&self, service: ServiceId) -> impl Iterator<Item = RealId> {
+        self.reals_of.get(service.index()).into_iter().flatten().copied().map(RealId)
+    }
+
+    /// Gives a real's number another generation, by which every flow that names it is dead; `epoch` is that of the first
+    /// snapshot that shows it. False: it was done too often since the tables were last gone through.
+    pub fn end_connections(&mut self, id: RealId, epoch: u64) -> bool {
+        self.reals.renew(id.0, epoch)
+    }
+
+    /// Whether entries are to be swept out that name a number with an older generation than it has.
+    pub fn is_clearing(&self) -> bool {
+        self.clearing() != (0, 0) || !self.reals.renewed.is_empty()
+    }
+
     /// How many new services and reals there are numbers for now.
     pub fn room(&self) -> (usize, usize) {
         (self.services.room(), self.reals.room())
@@ -193,13 +221,17 @@ struct Numbers<N> {
     goings: u64,
     /// With the epoch since which nobody finds them.
     condemned: VecDeque<(u64, u16)>,
+    /// Those whose holder has another generation since that epoch.
+    renewed: VecDeque<(u64, u16)>,
     free: VecDeque<u16>,
 }
 
 #[derive(Clone, Debug)]
 struct Entry<N> {
-    /// Goes up with each condemnation.
+    /// Goes up with each condemnation, and when its holder's connections are ended.
     generation: u8,
+    /// How often the latter, while entries with older generations may be left.
+    renewed: u8,
     standing: Standing<N>,
 }
 
@@ -224,6 +256,7 @@ impl<N: Copy + Eq + Hash> Numbers<N> {
             gone: VecDeque::new(),
             goings: 0,
             condemned: VecDeque::new(),
+            renewed: VecDeque::new(),
             free: VecDeque::new(),
         }
     }
@@ -240,7 +273,7 @@ impl<N: Copy + Eq + Hash> Numbers<N> {
         let (place, recycled) = match self.entries.len() {
             // A number that nobody ever had, before one that somebody had.
             length if length < self.most => {
-                self.entries.push(Entry { generation: 0, standing: Standing::Nobodys });
+                self.entries.push(Entry { generation: 0, renewed: 0, standing: Standing::Nobodys });
                 (length as u16, false)
             }
             _ => (self.free.pop_front().ok_or(self.none_left())?, true),
@@ -301,7 +334,21 @@ impl<N: Copy + Eq + Hash> Numbers<N> {
         }
     }
 
+    fn renew(&mut self, place: u16, epoch: u64) -> bool {
+        let Some(entry) = self.entries.get_mut(usize::from(place)).filter(|entry| entry.renewed < MOST_RENEWED) else {
+            return false;
+        };
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.renewed += 1;
+        self.renewed.push_back((epoch, place));
+        true
+    }
+
     fn release(&mut self, epoch: u64) {
+        let swept = self.renewed.partition_point(|(since, _)| *since <= epoch);
+        for (_, place) in self.renewed.drain(..swept) {
+            self.entries[usize::from(place)].renewed -= 1;
+        }
         let freed = self.condemned.partition_point(|(since, _)| *since <= epoch);
         self.free.extend(self.condemned.drain(..freed).map(|(_, place)| place));
     }

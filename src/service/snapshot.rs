@@ -8,7 +8,7 @@ use super::compose::Composer;
 use super::lookup::ServiceLookup;
 use super::rules::{Asked, Found, Rules};
 use super::schedule::Roster;
-use crate::config::{Config, Limits, Scheduler, Settings, Takes, Timeouts};
+use crate::config::{Config, Limits, OnRemoved, Scheduler, Settings, Takes, Timeouts};
 use crate::packet::{Ipv4Net, Mac};
 
 /// An interned service: 16 bits of a flow's key. Never zero, so that no key is zero. `registry.rs` says whose it is.
@@ -86,6 +86,8 @@ pub struct Real {
     pub address: IpAddr,
     /// It is not in the configuration any more, but flows may still name it.
     pub removed: bool,
+    /// What its service, or the last that it had, has chosen for the connections of removed reals.
+    pub on_removed: OnRemoved,
     /// Its generation, if it is there and answers: what a flow's own is compared with.
     pub(super) passport: u16,
     /// New connections end at so many, and begin again below so many; 0: never.
@@ -109,6 +111,7 @@ impl Real {
             port: 0,
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             removed: true,
+            on_removed: OnRemoved::Reschedule,
             passport: NO_PASSPORT,
             upper: 0,
             lower: 0,
@@ -222,6 +225,8 @@ pub struct Snapshot {
     pub clearing: bool,
     pub(super) lookup: ServiceLookup,
     pub(super) rules: Arc<Rules>,
+    /// None: each service has one address and one port, and none is gone.
+    pub(super) earlier: Option<ServiceLookup>,
 }
 
 impl Snapshot {
@@ -277,6 +282,17 @@ impl Snapshot {
     #[inline]
     pub fn has_rules(&self) -> bool {
         !self.rules.is_empty()
+    }
+
+    /// Whether a packet's flow may be another service's than what takes the packet now.
+    #[inline]
+    pub fn has_earlier(&self) -> bool {
+        self.earlier.is_some()
+    }
+
+    /// The service of one address and port that has these, or had them and is gone, and that `find_v4` does not know.
+    pub fn find_earlier(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<ServiceId> {
+        self.earlier.as_ref()?.find_v4(address, port, protocol)
     }
 
     pub fn is_virtual(&self, address: IpAddr) -> bool {

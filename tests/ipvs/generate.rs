@@ -1,6 +1,6 @@
 //! A scenario from one seed: a configuration, then packets of all states with edits, listings and pauses between them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::packet::{Fault, Kind, Packet};
@@ -49,19 +49,10 @@ struct Generator<'c> {
     /// What is configured now.
     services: BTreeMap<Key, (ServiceSpec, Vec<RealSpec>)>,
     conversations: Vec<Conversation>,
-    /// The service that each conversation began with.
-    began_with: HashMap<Conversation, Key>,
     /// Reals that were removed, and whether time has passed since.
     removed: BTreeMap<(Key, u8), bool>,
-    /// Reals that must not come back: see `removal_ends_connections`.
-    lost: BTreeSet<(Key, u8)>,
-    lost_services: BTreeSet<Key>,
     /// Services that were deleted once.
     again: BTreeSet<Key>,
-    /// `expire_nodest_conn`
-    expires: bool,
-    /// A removal has ended connections.
-    has_ended: bool,
     /// A real came back so late that the kernel may have forgotten what it counted, or to a service that is another one:
     /// then the kernel forgets it unless the new one happens to lie where the old one lay.
     came_back_late: bool,
@@ -75,13 +66,8 @@ pub fn scenario(seed: u64, count: usize, can: &dyn Fn(Capability) -> bool) -> Ve
         can,
         services: BTreeMap::new(),
         conversations: Vec::new(),
-        began_with: HashMap::new(),
         removed: BTreeMap::new(),
-        lost: BTreeSet::new(),
-        lost_services: BTreeSet::new(),
         again: BTreeSet::new(),
-        expires: false,
-        has_ended: false,
         came_back_late: false,
         steps: Vec::new(),
     };
@@ -91,11 +77,8 @@ pub fn scenario(seed: u64, count: usize, can: &dyn Fn(Capability) -> bool) -> Ve
         generator.step();
     }
     if can(Capability::Listings) {
-        let asked = [
-            (Listing::Services, true),
-            (Listing::Connections, !generator.has_ended),
-            (Listing::Stats, !generator.came_back_late),
-        ];
+        let asked =
+            [(Listing::Services, true), (Listing::Connections, true), (Listing::Stats, !generator.came_back_late)];
         generator.steps.extend(asked.into_iter().filter(|(_, asked)| *asked).map(|(listing, _)| Step::List(listing)));
     }
     generator.steps
@@ -132,7 +115,6 @@ impl Generator<'_> {
             }
             88..92 if self.can(Capability::Listings) => {
                 let listing = *self.random.one(&[Listing::Services, Listing::Connections]);
-                let listing = if self.has_ended { Listing::Services } else { listing };
                 self.steps.push(Step::List(listing));
             }
             92..400 => self.begin_conversation(),
@@ -195,7 +177,7 @@ impl Generator<'_> {
     fn add_service(&mut self) {
         let keys = self.keys();
         let key = *self.random.one(&keys);
-        if self.services.contains_key(&key) || self.lost_services.contains(&key) {
+        if self.services.contains_key(&key) {
             return;
         }
         let service = self.service_spec(key);
@@ -209,9 +191,8 @@ impl Generator<'_> {
     fn add_real(&mut self, key: Key) {
         let number = 1 + self.random.below(8) as u8;
         let real = self.real_spec(number);
-        let lost = self.lost.contains(&(key, number));
         let reals = &mut self.services.get_mut(&key).unwrap().1;
-        if !lost && reals.iter().all(|real| real.number != number) {
+        if reals.iter().all(|real| real.number != number) {
             reals.push(real);
             let passed = self.removed.remove(&(key, number));
             self.came_back_late |= passed.is_some_and(|passed| passed || self.again.contains(&key));
@@ -219,16 +200,12 @@ impl Generator<'_> {
         }
     }
 
+    /// What becomes of the connections of a removed real is one setting for the kernel and one of each service for us;
+    /// a service that was deleted keeps its own.
     fn set_sysctl(&mut self, which: Sysctl, on: bool) {
-        if which == Sysctl::ExpireNodestConn {
-            if self.has_ended {
-                return;
-            }
-            self.expires = on;
-        }
-        self.push(Edit::Sysctl(which, on));
-        if on && !self.removed.is_empty() {
-            self.removal_ends_connections();
+        let is_gone = |key: &Key| !self.services.contains_key(key);
+        if which != Sysctl::ExpireNodestConn || !self.again.iter().any(is_gone) {
+            self.push(Edit::Sysctl(which, on));
         }
     }
 
@@ -236,52 +213,13 @@ impl Generator<'_> {
         self.services.get_mut(&key).unwrap().1.retain(|real| real.number != number);
         self.removed.insert((key, number), false);
         self.push(Edit::DeleteReal(key, number));
-        self.removal_ends_connections();
     }
 
     fn remove_service(&mut self, key: Key) {
         let (_, reals) = self.services.remove(&key).unwrap();
         self.removed.extend(reals.iter().map(|real| ((key, real.number), false)));
         self.again.insert(key);
-        if self.expires {
-            self.lost_services.insert(key);
-        }
         self.push(Edit::DeleteService(key));
-        self.removal_ends_connections();
-    }
-
-    /// With `expire_nodest_conn` the kernel ends all connections whose real is gone as soon as another goes. We tell
-    /// each client when it sends again: nothing differs but the listing, unless the real comes back before.
-    fn removal_ends_connections(&mut self) {
-        if self.expires {
-            self.has_ended = true;
-            self.lost.extend(self.removed.keys());
-        }
-    }
-
-    /// The service that takes a conversation now.
-    fn service_of(&self, (_, (address, port), protocol): Conversation) -> Option<Key> {
-        let mark = if address.octets()[2] == 1 {
-            Key::Mark(MARK_OF_NETWORK)
-        } else if address == VIPS[1] && (MARKED_PORT..MARKED_PORT + 10).contains(&port) {
-            Key::Mark(MARK_OF_PORTS)
-        } else {
-            Key::Mark(0)
-        };
-        let keys = match protocol {
-            TCP => [mark, Key::Tcp(address, port), Key::Tcp(address, 0)],
-            _ => [mark, Key::Udp(address, port), Key::Udp(address, 0)],
-        };
-        keys.into_iter().find(|key| self.services.contains_key(key))
-    }
-
-    /// Whether both have the same idea of whose the conversation is: the kernel's connections are there before its
-    /// services, ours belong to theirs.
-    fn is_clear(&mut self, conversation: Conversation) -> bool {
-        let Some(service) = self.service_of(conversation) else {
-            return !self.began_with.contains_key(&conversation);
-        };
-        *self.began_with.entry(conversation).or_insert(service) == service
     }
 
     fn set_timeouts(&mut self) {
@@ -381,9 +319,7 @@ impl Generator<'_> {
             let place = self.random.below(CONVERSATIONS);
             self.conversations[place] = conversation;
         }
-        if self.is_clear(conversation) {
-            self.send(conversation, SYN);
-        }
+        self.send(conversation, SYN);
     }
 
     /// Another packet of a conversation that may be in any state.
@@ -394,9 +330,6 @@ impl Generator<'_> {
         let conversations = std::mem::take(&mut self.conversations);
         let conversation = *self.random.one(&conversations);
         self.conversations = conversations;
-        if !self.is_clear(conversation) {
-            return;
-        }
         let all = [ACK, ACK, ACK, ACK, 24, 24, 17, 17, 17, 4, 20, 1, 0, 41, SYN, SYN, SYN, 18, 3];
         let flags = *self.random.one(if self.can(Capability::Reuse) { &all } else { &all[..14] });
         let payload = if flags == 24 { self.random.below(200) as u16 } else { 0 };
@@ -438,15 +371,11 @@ impl Generator<'_> {
     }
 
     fn error_about_a_conversation(&mut self) {
-        // Those that have ended for the kernel and not for us, or the reverse: see `removal_ends_connections`.
-        if self.conversations.is_empty() || self.has_ended {
+        if self.conversations.is_empty() {
             return;
         }
         let place = self.random.below(self.conversations.len());
         let (source, destination, protocol) = self.conversations[place];
-        if !self.is_clear((source, destination, protocol)) {
-            return;
-        }
         let (kind, code) = *self.random.one(&[(3, 3), (3, 4), (3, 1), (11, 0)]);
         let packet = Packet::new(source, destination, Kind::Error(kind, code, protocol));
         self.steps.push(Step::Packet(packet));

@@ -7,8 +7,8 @@ use drover::clock::TICKS_PER_SECOND;
 use drover::config::{Config, Protocol, ServiceConfig, Takes};
 use drover::counters::{Ledger, Traffic};
 use drover::flow::{FlowTable, Pin, Template, Templates, WideTable};
-use drover::service::ServiceId;
 use drover::service::registry::{RealName, Registry};
+use drover::service::{RealId, ServiceId};
 
 /// Everything that a listing can be about.
 pub struct Known<'k> {
@@ -79,23 +79,30 @@ impl Known<'_> {
     /// `ipvsadm -L -n -c`, sorted.
     pub fn connections(&self) -> Vec<String> {
         let narrow = (0..self.flows.buckets()).flat_map(|bucket| self.flows.bucket(bucket, self.tick));
-        let narrow = narrow.map(|(key, pin)| {
+        let narrow = narrow.filter(|(_, pin)| self.is_there(pin.real(), pin.generation())).map(|(key, pin)| {
             let takes = self.takes(drover::flow::ClientKey::service(key));
             let (protocol, address, port) = takes.as_exact().expect("one address and one port");
             let (client, client_port) = key.client();
             self.connection(protocol.name(), (client.into(), client_port), (address, port), pin)
         });
         let wide = (0..self.wide.buckets()).flat_map(|bucket| self.wide.bucket(bucket, self.tick));
-        let wide = wide.map(|(key, pin)| {
+        let wide = wide.filter(|(_, pin)| self.is_there(pin.real(), pin.generation())).map(|(key, pin)| {
             let (address, protocol, port) = key.destination();
             let protocol = if protocol == Protocol::Tcp.number() { "TCP" } else { "UDP" };
             let address = address.expect("scenarios have IPv4 only").into();
             self.connection(protocol, key.client(), (address, port), pin)
         });
-        let templates = self.templates.iter().map(|template| self.template(template));
+        let templates =
+            self.templates.iter().filter(|Template { pinned, .. }| self.is_there(pinned.real, pinned.generation));
+        let templates = templates.map(|template| self.template(template));
         let mut lines: Vec<String> = narrow.chain(wide).chain(templates).collect();
         lines.sort();
         lines
+    }
+
+    /// Whether what names this generation of a real is of the real that has the number now.
+    fn is_there(&self, real: RealId, generation: u8) -> bool {
+        self.registry.generation(real) == generation
     }
 
     /// One that is spent has lost its ports.

@@ -18,6 +18,7 @@ pub trait ClientKey<const QUADS: usize>: Key<QUADS> {
     const MAY_BE_V6: bool;
     /// The client's address.
     fn source(self) -> IpAddr;
+    /// Whose flow it is, where the key itself says so.
     fn service(self) -> Option<ServiceId>;
     /// The client's address and port, told apart from every other client's of this family (IPv4) or nearly so (IPv6).
     fn client_bits(self) -> u64;
@@ -114,11 +115,12 @@ impl Key<2> for FlowKey {
     }
 }
 
-/// What 64 bits cannot hold: an IPv6 client; or a client of a service that takes any port or any address, whose flows
-/// differ by what the client asked for.
+/// What 64 bits cannot hold: an IPv6 client; or a client of a service that takes several ports or addresses, whose flows
+/// differ by what the client asked for. That, and no service, is what such a flow is known by: it stays the same when
+/// another service takes its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WideKey {
-    /// Service, client port, destination port, protocol, and whether the addresses are of IPv4.
+    /// Service (of IPv6 alone), client port, destination port, protocol, and whether the addresses are of IPv4.
     what: u64,
     /// The client's address; for IPv4 it is the lower half, and the upper is the destination's.
     address: [u64; 2],
@@ -137,8 +139,8 @@ impl WideKey {
     }
 
     /// A client of a service that takes several addresses (a firewall mark) or several ports.
-    pub const fn ipv4(client: Ipv4Addr, port: u16, destination: Ipv4Addr, service: ServiceId) -> WideKey {
-        let what = IS_IPV4 | (port as u64) << PORT | service.number() as u64;
+    pub const fn ipv4(client: Ipv4Addr, port: u16, destination: Ipv4Addr) -> WideKey {
+        let what = IS_IPV4 | (port as u64) << PORT;
         WideKey { what, address: [destination.to_bits() as u64, client.to_bits() as u64] }
     }
 
@@ -229,8 +231,8 @@ mod tests {
             assert_eq!((key.destination(), WideKey::from_words(key.words())), (destination, key));
         }
         let (client, virtual_address) = (Ipv4Addr::new(10, 1, 2, 3), Ipv4Addr::new(192, 0, 2, 255));
-        let key = WideKey::ipv4(client, 0, virtual_address, service).to(255, 65535);
-        assert_eq!((key.client(), key.service()), ((client.into(), 0), Some(service)));
+        let key = WideKey::ipv4(client, 0, virtual_address).to(255, 65535);
+        assert_eq!((key.client(), key.service()), ((client.into(), 0), None));
         assert_eq!(key.destination(), (Some(virtual_address), 255, 65535));
         let looks_alike = Ipv6Addr::from_bits(key.address[0] as u128 * (1 << 64) + key.address[1] as u128);
         assert_ne!(WideKey::ipv6(looks_alike, 0, service).to(255, 65535), key);

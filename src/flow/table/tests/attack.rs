@@ -60,7 +60,7 @@ const WIDE: [fn(u64) -> WideKey; 4] = [
     |chosen| WideKey::ipv6(Ipv6Addr::from_bits(u128::from(chosen) << 64 | u128::from(chosen)), 80, service()),
     |chosen| {
         let addresses = [(chosen >> 16) as u32, (chosen >> 24) as u32].map(Ipv4Addr::from_bits);
-        WideKey::ipv4(addresses[0], chosen as u16, addresses[1], service()).to(6, chosen as u16)
+        WideKey::ipv4(addresses[0], chosen as u16, addresses[1]).to(6, chosen as u16)
     },
 ];
 
