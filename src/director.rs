@@ -9,7 +9,7 @@ mod loads;
 mod recognise;
 mod tables;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -373,7 +373,7 @@ impl Choosing {
         };
         let own = &mut *tables.own;
         let service = candidate.note.service.and_then(|service| scene.snapshot.service(service));
-        let refused = || Err(closed_port(candidate.note.event, K::MAY_BE_V6 && key.source().is_ipv6()));
+        let refused = || Err(unclaimed(scene.snapshot, key, candidate.note.event));
         match next {
             Next::Is(sent) => sent,
             Next::Begins(before) => {
@@ -407,6 +407,8 @@ impl Choosing {
                 scene.count_one(pin.real(), real.service, note.packet);
                 Next::Is(dr::forward(K::MAY_BE_V6, frame, note.packet, real, scene.longest))
             }
+            // There is nobody with whom it could: the old connection stays as it is, as in the kernel.
+            Fate::BeginsAnew if note.service.is_none() => Next::Begins(None),
             Fate::BeginsAnew => {
                 // The kernel leaves the old connection to a timer: who chooses still counts it.
                 flows.remove(slot);
@@ -518,8 +520,8 @@ fn fate(real: &Real, pin: Pin, event: Event) -> Fate {
 /// An ICMP error goes to the real of the flow that it is about, and changes nothing of that.
 fn forward_error(may_be_v6: bool, scene: Scene<'_>, note: &Note, pin: Pin, frame: &mut [u8]) -> Sent {
     let real = scene.snapshot.real(pin.real());
-    // Also to one that was removed, if its connections are kept: what it still sends may need it.
-    let is_over = real.removed && real.on_removed != OnRemoved::Drop;
+    // Also to one that was removed, while its connections are there: what it still sends may need it.
+    let is_over = real.removed && real.on_removed == OnRemoved::Reschedule;
     if real.generation != pin.generation() || is_over {
         return Err(Verdict::Drop(DropReason::RealRemoved));
     }
@@ -559,6 +561,12 @@ fn forward_new<K: ClientKey<Q>, const Q: usize>(
     let real = scene.snapshot.real(id);
     scene.count_one(id, real.service, candidate.note.packet);
     dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
+}
+
+/// A packet that no service takes, of no flow either.
+fn unclaimed<K: ClientKey<Q>, const Q: usize>(snapshot: &Snapshot, key: K, event: Event) -> Verdict {
+    let address = key.opening(Ipv4Addr::UNSPECIFIED.into()).address;
+    if snapshot.is_virtual(address) { closed_port(event, address.is_ipv6()) } else { Verdict::Host }
 }
 
 /// Resets are made for IPv4 only.

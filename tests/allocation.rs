@@ -56,7 +56,7 @@ fn choosing_allocates_nothing() {
     let members = |shift: u16| -> Box<[Member]> {
         let member = |number: u16| Member {
             id: RealId(number),
-            generation: 0,
+            holder: 0,
             ready: number % 7 != 6,
             weight: number % 5,
             last_weight: number % 5,

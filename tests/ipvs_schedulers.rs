@@ -86,7 +86,7 @@ impl World {
             let address = Ipv4Addr::new(10, 9, 0, 10 + number as u8).into();
             let port = if self.protocol == "mark" { 0 } else { 80 };
             let id = RealId(number);
-            let member = Member { id, generation: 0, ready: true, weight, last_weight: weight, address, port };
+            let member = Member { id, holder: 0, ready: true, weight, last_weight: weight, address, port };
             self.members.insert(0, member);
         }
         let member = self.members.iter_mut().find(|member| member.id.0 == number).unwrap();

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use common::*;
 use drover::clock::Now;
-use drover::config::{Config, OnMiss, OnRemoved, Persistence, Scheduler, ServiceConfig, Settings};
+use drover::config::{
+    Config, MatchRule, OnMiss, OnRemoved, Persistence, Ports, Protocol, Scheduler, ServiceConfig, Settings, Takes,
+};
 use drover::counters::Ledger;
 use drover::director::Director;
 use drover::flow::FlowTable;
 use drover::packet::{Burst, checksum, ipv4};
-use drover::service::{Composer, Reach, Snapshot, Station};
+use drover::service::{Composer, Reach, RealId, Snapshot, Station};
 use drover::sim::SimFrame;
 use drover::sim::frames::FrameBuilder;
 use drover::verdict::{Answer, DropReason, Verdict};
@@ -23,6 +25,8 @@ const ACK: u8 = 0x10;
 const FIN: u8 = 0x01;
 const RST: u8 = 0x04;
 const RESET: Sent = Err(Verdict::Answer(Answer::Reset));
+
+const HOST: Sent = Err(Verdict::Host);
 
 /// The number of the real that got it, or what became of it.
 type Sent = Result<u8, Verdict>;
@@ -100,9 +104,18 @@ impl Rig {
         ports.into_iter().map(|port| self.send(tcp(port, SYN))).collect()
     }
 
+    /// Of the first service.
     fn standing(&self, real: u8) -> (u64, u64) {
         let traffic = &self.ledger.reals[usize::from(real) - 1];
         (traffic.active.get(), traffic.inactive.get())
+    }
+
+    /// Active connections to this address, of all services that are known.
+    fn active(&self, real: u8) -> u64 {
+        let numbers = self.composer.registry();
+        let is_its = |id: &RealId| numbers.real_name(*id).is_some_and(|name| name.address == real_address(real));
+        let lines = (0..self.ledger.reals.len()).map(|place| RealId(place as u16)).filter(is_its);
+        lines.map(|id| self.ledger.reals[id.index()].active.get()).sum()
     }
 }
 
@@ -325,4 +338,133 @@ fn a_number_that_means_another_real_is_not_mistaken_for_it() {
     assert_eq!(rig.ledger.frames.flows.get(), 3);
     rig.wait(20);
     assert_eq!(rig.ledger.frames.flows.get(), 2, "and the sweep clears it before its time");
+}
+
+/// A service of TCP for the virtual address with these ports, and one real.
+fn service_of(ports: Ports, real: u8, on_removed: OnRemoved) -> Arc<ServiceConfig> {
+    let mut service = (*config().services[0]).clone();
+    service.takes = Takes::one_address(Protocol::Tcp, VIP, ports);
+    service.reals.retain(|other| other.address == real_address(real));
+    service.settings.on_removed = on_removed;
+    Arc::new(service)
+}
+
+fn with_services(services: &[Arc<ServiceConfig>]) -> Rig {
+    let mut rig = Rig::new(|_| ());
+    rig.config.services = services.to_vec();
+    rig.compose();
+    rig
+}
+
+#[test]
+fn a_connection_stays_where_it_is_when_another_service_takes_its_packets() {
+    for on_removed in [OnRemoved::Reschedule, OnRemoved::Reset, OnRemoved::Drop] {
+        let (any, web) = (service_of(Ports::ANY, 1, on_removed), service_of(Ports::one(80), 2, on_removed));
+        let mut rig = with_services(std::slice::from_ref(&any));
+        assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, ACK))), (Ok(1), Ok(1)));
+        rig.config.services.push(web.clone());
+        rig.compose();
+        assert_eq!((rig.send(tcp(1, ACK)), rig.send(tcp(2, SYN))), (Ok(1), Ok(2)), "the new one is for the new only");
+        assert_eq!((rig.send(tcp(2, ACK)), rig.active(1), rig.active(2)), (Ok(2), 1, 1));
+        // The other way round: the exact service goes, and its port is the first one's again.
+        rig.config.services.pop();
+        rig.compose();
+        assert_eq!(rig.send(tcp(1, ACK)), Ok(1));
+        let gone = match on_removed {
+            OnRemoved::Reschedule => Ok(1),
+            OnRemoved::Reset => RESET,
+            OnRemoved::Drop => Err(Verdict::Drop(DropReason::RealRemoved)),
+        };
+        assert_eq!(rig.send(tcp(2, ACK)), gone, "{on_removed:?}: the deleted service's choice");
+        assert_eq!(rig.send(tcp(3, SYN)), Ok(1));
+    }
+}
+
+#[test]
+fn what_a_deleted_service_s_connections_meet() {
+    let choices = [
+        (OnRemoved::Reschedule, RESET, RESET, 0),
+        (OnRemoved::Reset, RESET, RESET, 0),
+        (OnRemoved::Drop, Err(Verdict::Drop(DropReason::RealRemoved)), RESET, 1),
+    ];
+    for (on_removed, mid_flow, of_nobody, left) in choices {
+        let other = service_of(Ports::one(81), 3, on_removed);
+        let mut rig = with_services(&[service_of(Ports::one(80), 1, on_removed), other]);
+        assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, ACK))), (Ok(1), Ok(1)));
+        let web = rig.config.services.remove(0);
+        rig.compose();
+        assert_eq!((rig.send(tcp(1, ACK)), rig.send(tcp(2, ACK))), (mid_flow, of_nobody), "{on_removed:?}");
+        assert_eq!(rig.active(1), left, "{on_removed:?}");
+        rig.config.services.insert(0, web);
+        rig.compose();
+        let again = if on_removed == OnRemoved::Drop { Ok(1) } else { RESET };
+        assert_eq!(rig.send(tcp(1, ACK)), again, "{on_removed:?}: it came back");
+    }
+    // The address goes with its last service: it is the host's, but for connections that are to be silent.
+    let mut rig = with_services(&[service_of(Ports::one(80), 1, OnRemoved::Drop)]);
+    rig.config.services.push(config().services[1].clone());
+    let mut elsewhere = (*rig.config.services[1]).clone();
+    elsewhere.takes = Takes::exact(Protocol::Udp, [10, 9, 0, 101], 53);
+    rig.config.services[1] = Arc::new(elsewhere);
+    rig.compose();
+    assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, ACK))), (Ok(1), Ok(1)));
+    rig.config.services.remove(0);
+    rig.compose();
+    let silence = Err(Verdict::Drop(DropReason::RealRemoved));
+    assert_eq!((rig.send(tcp(1, ACK)), rig.send(tcp(2, SYN)), rig.send(udp(2))), (silence, HOST, HOST));
+    rig.config.services.clear();
+    rig.compose();
+    assert_eq!(rig.send(tcp(1, ACK)), HOST, "a director without services leaves all to the host");
+}
+
+#[test]
+fn a_mark_that_comes_and_goes_leaves_connections_where_they_are() {
+    let mut marked = (*service_of(Ports::one(80), 2, OnRemoved::Drop)).clone();
+    marked.takes = Takes::Mark(7);
+    let mut rig = with_services(&[service_of(Ports::one(80), 1, OnRemoved::Drop), Arc::new(marked)]);
+    let any = "0.0.0.0/0".parse().unwrap();
+    let rule = MatchRule {
+        mark: 7,
+        source: any,
+        destination: any,
+        ports: Ports::one(80),
+        protocol: None,
+        ingress: None,
+        source_mac: None,
+    };
+    assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, ACK))), (Ok(1), Ok(1)));
+    rig.config.matches.push(rule);
+    rig.compose();
+    assert_eq!((rig.send(tcp(1, ACK)), rig.send(tcp(2, SYN)), rig.send(tcp(2, ACK))), (Ok(1), Ok(2), Ok(2)));
+    rig.config.matches.clear();
+    rig.compose();
+    assert_eq!((rig.send(tcp(1, ACK)), rig.send(tcp(2, ACK)), rig.send(tcp(3, SYN))), (Ok(1), Ok(2), Ok(1)));
+    assert_eq!((rig.active(1), rig.active(2)), (2, 1));
+}
+
+#[test]
+fn with_reset_a_removal_ends_connections_at_once() {
+    let mut rig = Rig::new(|service| service.settings.on_removed = OnRemoved::Reset);
+    let whole = rig.config.services[0].clone();
+    assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, ACK)), rig.send(tcp(2, SYN))), (Ok(3), Ok(3), Ok(2)));
+    rig.edit(remove_all_but(2));
+    assert_eq!((rig.standing(3), rig.standing(2)), ((0, 0), (1, 0)), "nothing is left of it, though nobody has sent");
+    rig.edit(|service| *service = (*whole).clone());
+    assert_eq!((rig.send(tcp(1, ACK)), rig.send(tcp(1, ACK))), (RESET, RESET), "it came back, its connections do not");
+    assert_eq!(rig.send(tcp(2, ACK)), Ok(2));
+    let active: u64 = rig.ledger.services[0].active.get();
+    assert_eq!((active, rig.ledger.frames.flows.get()), (1, 1));
+    // More often than there are generations, and without a sweep in between.
+    let there = |rig: &mut Rig| rig.edit(|service| *service = (*whole).clone());
+    for _ in 0..300 {
+        let before = rig.connect(100..106);
+        assert!(before.iter().all(Result::is_ok), "{before:?}");
+        rig.edit(remove_all_but(2));
+        for (port, to) in (100..106).zip(&before).filter(|(_, to)| **to != Ok(2)) {
+            assert_eq!(rig.send(tcp(port, ACK)), RESET, "{port} was with {to:?}");
+        }
+        there(&mut rig);
+    }
+    // A connection that nobody heard of since is not taken for one of now.
+    assert_eq!(rig.send(tcp(1, ACK)), RESET);
 }

@@ -130,7 +130,7 @@ impl Arrived<'_> {
         let note = Note { packet, event, place: self.place, service: found.map(|(service, _)| service) };
         match found {
             Some((service, false)) => Some(Recognised::Narrow(FlowKey::new(client, source, service), note, about)),
-            None if !self.snapshot.has_earlier() || !self.snapshot.is_virtual(address.into()) => None,
+            None if !self.snapshot.has_earlier() => None,
             _ => Some(Recognised::Wide(WideKey::ipv4(client, source, address).to(protocol, port), note, about)),
         }
     }

@@ -285,9 +285,9 @@ mod tests {
         assert!(templates.release(key(1), to(4), MINUTE));
         templates.use_again(key(1), 4 * MINUTE);
         assert!(templates.release(key(1), to(4), 5 * MINUTE));
-        templates.sweep(9 * MINUTE - 1, 100);
+        templates.sweep(9 * MINUTE - 1, 100, |_| true);
         assert_eq!(templates.len(), 1);
-        templates.sweep(9 * MINUTE, 100);
+        templates.sweep(9 * MINUTE, 100, |_| true);
         assert_eq!((templates.len(), templates.iter().count()), (0, 0));
     }
 
@@ -297,9 +297,9 @@ mod tests {
         let mut templates = Templates::new(1);
         assert!(templates.bind(key(1), to(3), MINUTE, 0));
         assert!(templates.release(key(1), to(3), 3 * MINUTE / 2));
-        templates.sweep(2 * MINUTE - 1, 1);
+        templates.sweep(2 * MINUTE - 1, 1, |_| true);
         assert_eq!(templates.len(), 1, "it was there when the template's time was over first");
-        templates.sweep(2 * MINUTE, 1);
+        templates.sweep(2 * MINUTE, 1, |_| true);
         assert_eq!(templates.len(), 0);
     }
 
@@ -315,11 +315,11 @@ mod tests {
         assert!(!templates.assure(key(2), to(3)) && !templates.assure(key(1), to(5)));
         assert_eq!(templates.find(key(1), 6).map(|found| (found.pinned, found.assured)), Some((to(4), false)));
         assert!(templates.release(key(1), to(4), 10) && !templates.release(key(1), to(4), 10));
-        templates.sweep(MINUTE + 5, 3);
+        templates.sweep(MINUTE + 5, 3, |_| true);
         assert_eq!(of(&mut templates, 1, MINUTE + 5), None);
         assert_eq!(templates.iter().map(|left| left.pinned).collect::<Vec<_>>(), [to(3)]);
         assert!(templates.release(key(1), to(3), MINUTE + 6));
-        templates.sweep(2 * MINUTE, 3);
+        templates.sweep(2 * MINUTE, 3, |_| true);
         assert!(templates.is_empty() && templates.places.is_empty());
     }
 
@@ -355,7 +355,7 @@ mod tests {
                 1 if templates.find(key(client), tick).is_some() => templates.use_again(key(client), tick),
                 2 => templates.spend(key(client)),
                 3 => _ = templates.release(key(client), to(real), tick),
-                _ => templates.sweep(tick, 3),
+                _ => templates.sweep(tick, 3, |_| true),
             }
             let mut chained: Vec<u32> = (0..4).flat_map(|client| templates.chain(key(client))).collect();
             chained.sort();

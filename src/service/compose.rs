@@ -420,7 +420,7 @@ impl Composer {
         };
         let member = |(id, real): (&RealId, &Real)| Member {
             id: *id,
-            generation: real.generation,
+            holder: self.registry.holder(*id),
             ready: real.answers,
             weight: real.weight,
             last_weight: real.last_weight,
@@ -470,7 +470,9 @@ impl Composer {
     }
 
     /// The services that the hot table does not have, because they are gone or rules come first: flows may be theirs.
+    /// A director without services leaves everything to the host.
     fn set_aside(&self) -> Option<ServiceLookup> {
+        self.placed.iter().flatten().next()?;
         let exact = |(takes, id): (Takes, ServiceId)| Some((takes.as_exact()?, id));
         let is_hot = |((protocol, address, port), id): ((Protocol, IpAddr, u16), ServiceId)| match address {
             IpAddr::V4(address) => self.lookup.find_v4(address, port, protocol.number()) == Some(id),

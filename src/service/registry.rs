@@ -145,6 +145,11 @@ impl Registry {
         self.reals.entries.get(id.index()).map_or(0, |entry| entry.generation)
     }
 
+    /// What tells those who had a real's number one after the other apart.
+    pub fn holder(&self, id: RealId) -> u8 {
+        self.reals.entries.get(id.index()).map_or(0, |entry| entry.holder)
+    }
+
     /// All services that have or had a number which is theirs still.
     pub fn known_services(&self) -> impl Iterator<Item = (Takes, ServiceId)> {
         let known = self.services.known.iter();
@@ -230,6 +235,8 @@ struct Numbers<N> {
 struct Entry<N> {
     /// Goes up with each condemnation, and when its holder's connections are ended.
     generation: u8,
+    /// Goes up with each condemnation alone.
+    holder: u8,
     /// How often the latter, while entries with older generations may be left.
     renewed: u8,
     standing: Standing<N>,
@@ -273,7 +280,7 @@ impl<N: Copy + Eq + Hash> Numbers<N> {
         let (place, recycled) = match self.entries.len() {
             // A number that nobody ever had, before one that somebody had.
             length if length < self.most => {
-                self.entries.push(Entry { generation: 0, renewed: 0, standing: Standing::Nobodys });
+                self.entries.push(Entry { generation: 0, holder: 0, renewed: 0, standing: Standing::Nobodys });
                 (length as u16, false)
             }
             _ => (self.free.pop_front().ok_or(self.none_left())?, true),
@@ -330,6 +337,7 @@ impl<N: Copy + Eq + Hash> Numbers<N> {
             self.known.remove(&name);
             entry.standing = Standing::Nobodys;
             entry.generation = entry.generation.wrapping_add(1);
+            entry.holder = entry.holder.wrapping_add(1);
             self.condemned.push_back((epoch, place));
         }
     }

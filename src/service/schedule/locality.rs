@@ -12,7 +12,7 @@ use crate::service::RealId;
 #[derive(Clone, Copy, Debug)]
 struct Chosen {
     id: RealId,
-    generation: u8,
+    holder: u8,
     /// Where in the list it was last.
     place: u16,
 }
@@ -48,11 +48,11 @@ struct Link {
 impl Chosen {
     fn new(scene: &Scene<'_, impl Fn(RealId) -> Load>, member: &Member) -> Chosen {
         let place = scene.roster.members().iter().position(|other| other.id == member.id).unwrap_or(0);
-        Chosen { id: member.id, generation: member.generation, place: place as u16 }
+        Chosen { id: member.id, holder: member.holder, place: place as u16 }
     }
 
     fn is(self, member: &Member) -> bool {
-        member.id == self.id && member.generation == self.generation
+        member.id == self.id && member.holder == self.holder
     }
 
     fn find<'r>(&mut self, members: &'r [Member]) -> Option<&'r Member> {
@@ -100,7 +100,7 @@ impl Replicated {
         const SPARE: usize = 16;
         let groups = Cache::new(addresses, seed, tick);
         let room = groups.most() * 2 + reals + SPARE;
-        let nobody = Chosen { id: RealId(0), generation: 0, place: 0 };
+        let nobody = Chosen { id: RealId(0), holder: 0, place: 0 };
         let link = |number: u32| Link { chosen: nobody, next: Some(number + 1).filter(|next| *next < room as u32) };
         Replicated { groups, links: (0..room as u32).map(link).collect(), free: Some(0) }
     }

@@ -15,7 +15,7 @@ pub struct Member {
     /// The same as long as the real is known, even if it goes and comes back.
     pub id: RealId,
     /// Tells it from others that had its id before.
-    pub generation: u8,
+    pub holder: u8,
     /// It answers. Nothing is sent to those that do not, whatever the kernel would do.
     pub ready: bool,
     pub weight: u16,

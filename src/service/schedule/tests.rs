@@ -9,7 +9,7 @@ use crate::config::HashFlags;
 
 fn member(number: u16, weight: u16) -> Member {
     let address = Ipv4Addr::from_bits(0x0a09_000a + u32::from(number)).into();
-    Member { id: RealId(number), generation: 0, ready: true, weight, last_weight: weight, address, port: 80 }
+    Member { id: RealId(number), holder: 0, ready: true, weight, last_weight: weight, address, port: 80 }
 }
 
 /// Reals 1, 2, 3 ... in the order in which they were added.
@@ -230,7 +230,7 @@ fn lblc_keeps_an_address_s_real_until_it_cannot_take_it() {
     assert_eq!(choose(&roster, 1 + DAY), Some(2), "a day, and no round");
     loads.borrow_mut()[2] = busy(1);
     assert_eq!(choose(&roster, 2 * DAY + 8 * 60 * 60), Some(1), "forgotten");
-    let recycled = roster.members().to_vec().into_iter().map(|member| Member { generation: 1, ..member }).collect();
+    let recycled = roster.members().to_vec().into_iter().map(|member| Member { holder: 1, ..member }).collect();
     roster = Roster::build(Scheduler::LocalityLeastConnection, recycled, 2, 0);
     loads.borrow_mut()[1] = busy(1);
     loads.borrow_mut()[2] = busy(0);
