@@ -29,7 +29,7 @@ use crate::verdict::{Answer, DropReason, Verdict};
 use burst::{Candidate, Candidates, Note, Room, Run, Scene};
 use choosing::Choosing;
 use recognise::{Recognised, closed_port, recognise, recognise_plain_v4, recognise_plain_v6};
-use tables::{Flow, Pair, Twin};
+use tables::{Flow, Twin};
 
 pub use tables::Tables;
 
@@ -139,9 +139,9 @@ impl<F: Frame> Work for Decision<'_, F> {
             *verdict = decided.unwrap_or(UNDECIDED);
         }
         let scene = scene_of(&director.ledger, now, snapshot, &station.mtu);
-        director.choosing.act(lanes, director.tables.narrow_first(), scene, &narrow, frames, verdicts);
+        director.choosing.act(lanes, &mut director.tables, scene, &narrow, frames, verdicts);
         if !wide.is_empty() {
-            director.choosing.act(lanes, director.tables.wide_first(), scene, &wide, frames, verdicts);
+            director.choosing.act(lanes, &mut director.tables, scene, &wide, frames, verdicts);
         }
     }
 }
@@ -267,7 +267,7 @@ fn handed<K: ClientKey<Q>, const Q: usize>(
     about: Option<Conversation>,
 ) -> Option<Verdict> {
     let Sharing { owners, all, nic } = sharing?;
-    let service = note.service.and_then(|service| snapshot.service(service));
+    let service = key.service().or(note.service).and_then(|service| snapshot.service(service));
     let other = match service.and_then(|service| Some((service.id, service.settings.persistence?))) {
         Some((service, how)) => owners.other(TemplateKey::new(service, key.source(), how.prefix).bits()),
         None if *all => owners.other(key.client_bits()),
@@ -304,25 +304,25 @@ impl Choosing {
     fn act<K, O, F, L, const Q: usize, const P: usize>(
         &mut self,
         lanes: L,
-        mut tables: Pair<'_, K, O, Q, P>,
+        tables: &mut Tables,
         scene: Scene<'_>,
         candidates: &Candidates<'_, K>,
         frames: &mut Burst<F>,
         verdicts: &mut [Verdict; BURST],
     ) where
-        K: ClientKey<Q> + Twin<O>,
+        K: Twin<O, Q, P>,
         O: ClientKey<P>,
         F: Frame,
         L: Lanes,
     {
         let (wanted, notes) = (candidates.wanted(), candidates.notes());
         let mut hints = [Hint::default(); BURST];
-        tables.own.seek_burst(lanes, wanted, &mut hints);
+        K::own(tables).seek_burst(lanes, wanted, &mut hints);
         let mut run = Run::default();
         for ((wanted, note), &hint) in wanted.iter().zip(notes).zip(&hints) {
-            let known = tables.own.find_at(lanes, hint, wanted.0, scene.tick);
+            let known = K::own(tables).find_at(lanes, hint, wanted.0, scene.tick);
             let frame = frames[usize::from(note.place)].bytes_mut();
-            let sent = self.steer(&mut tables, scene, Candidate { wanted, note }, known, frame, &mut run);
+            let sent = self.steer(tables, scene, Candidate { wanted, note }, known, frame, &mut run);
             verdicts[usize::from(note.place) % BURST] = match sent {
                 Ok(port) => Verdict::Forward { port },
                 Err(verdict) => verdict,
@@ -333,9 +333,9 @@ impl Choosing {
 
     /// A packet for a service: to its flow's real, if nothing else is to be said.
     #[inline(always)]
-    fn steer<K: ClientKey<Q> + Twin<O>, O: ClientKey<P>, const Q: usize, const P: usize>(
+    fn steer<K: Twin<O, Q, P>, O: ClientKey<P>, const Q: usize, const P: usize>(
         &mut self,
-        tables: &mut Pair<'_, K, O, Q, P>,
+        tables: &mut Tables,
         scene: Scene<'_>,
         candidate: Candidate<'_, K>,
         known: Option<(Slot, Pin)>,
@@ -345,7 +345,7 @@ impl Choosing {
         if let Some((slot, pin)) = known {
             let real = scene.snapshot.real(pin.real());
             if real.serves(pin.generation()) && candidate.note.event.goes_on() {
-                self.renew(tables.own, scene, candidate.note.event, Flow { key: candidate.key(), slot, pin });
+                self.renew(K::own(tables), scene, candidate.note.event, Flow { key: candidate.key(), slot, pin });
                 scene.count(run, pin.real(), real.service, candidate.note.packet);
                 return dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest);
             }
@@ -356,23 +356,23 @@ impl Choosing {
     /// The same for a packet that begins a flow, perhaps again; whose real is not what it was; or whose entry is not
     /// where it was looked for first.
     #[inline(never)]
-    fn consider<K: ClientKey<Q> + Twin<O>, O: ClientKey<P>, const Q: usize, const P: usize>(
+    fn consider<K: Twin<O, Q, P>, O: ClientKey<P>, const Q: usize, const P: usize>(
         &mut self,
-        tables: &mut Pair<'_, K, O, Q, P>,
+        tables: &mut Tables,
         scene: Scene<'_>,
         candidate: &Candidate<'_, K>,
         frame: &mut [u8],
     ) -> Sent {
-        let key = candidate.key();
+        let (tables, key, service) = (K::both(tables), candidate.key(), candidate.service(scene.snapshot));
+        let note = Note { service: service.map(|service| service.id), ..*candidate.note };
         let next = if let Some((slot, pin)) = tables.own.find(key, candidate.hash(), scene.tick) {
-            self.go_on(tables.own, scene, candidate.note, Flow { key, slot, pin }, frame)
+            self.go_on(tables.own, scene, &note, Flow { key, slot, pin }, frame)
         } else if let Some(flow) = tables.find_elsewhere(key, scene) {
-            self.go_on(tables.other, scene, candidate.note, flow, frame)
+            self.go_on(tables.other, scene, &note, flow, frame)
         } else {
             Next::Begins(None)
         };
-        let own = &mut *tables.own;
-        let service = candidate.note.service.and_then(|service| scene.snapshot.service(service));
+        let own = tables.own;
         let refused = || Err(unclaimed(scene.snapshot, key, candidate.note.event));
         match next {
             Next::Is(sent) => sent,

@@ -5,7 +5,7 @@ use crate::counters::{Ledger, Traffic};
 use crate::flow::{ClientKey, Event, Hash, Table};
 use crate::forward::dr;
 use crate::packet::BURST;
-use crate::service::{RealId, ServiceId, Snapshot};
+use crate::service::{RealId, Service, ServiceId, Snapshot};
 
 /// What a packet told about itself, besides its flow, and its place in the burst.
 #[derive(Clone, Copy)]
@@ -13,7 +13,7 @@ pub struct Note {
     pub packet: dr::Packet,
     pub event: Event,
     pub place: u8,
-    /// Who takes such packets now; none: nobody any more.
+    /// Who takes such packets now, where the flow's key does not say so.
     pub service: Option<ServiceId>,
 }
 
@@ -31,6 +31,14 @@ pub struct Candidate<'r, K> {
 }
 
 impl<K: Copy> Candidate<'_, K> {
+    /// Who takes such packets now; none: nobody any more.
+    pub fn service<'s, const Q: usize>(&self, snapshot: &'s Snapshot) -> Option<&'s Service>
+    where
+        K: ClientKey<Q>,
+    {
+        snapshot.service(self.key().service().or(self.note.service)?)
+    }
+
     #[inline(always)]
     pub fn key(&self) -> K {
         self.wanted.0

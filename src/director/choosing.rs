@@ -192,7 +192,7 @@ impl Choosing {
         if old != new {
             flows.update(slot, new);
             if !old.differs_in_time_alone(new) {
-                self.note_change(scene, key.source(), old, new);
+                self.note_change(scene, key, old, new);
             }
         }
     }
@@ -202,15 +202,17 @@ impl Choosing {
         tick.wrapping_add(self.timeouts.ticks(state))
     }
 
+    /// What the key says of the client is asked for here: at the place of the call it would cost every packet's registers.
     #[cold]
-    fn note_change(&mut self, scene: Scene<'_>, client: IpAddr, old: Pin, new: Pin) {
+    #[inline(never)]
+    fn note_change<K: ClientKey<Q>, const Q: usize>(&mut self, scene: Scene<'_>, key: K, old: Pin, new: Pin) {
         self.count_half_open(usize::from(is_half_open(new)), usize::from(is_half_open(old)));
         let service = scene.snapshot.real(new.real()).service;
         if old.state().is_active() != new.state().is_active() {
             scene.ledger.flow_changed(service, old, new);
         }
         if new.is_persistent() && new.state() == FlowState::Established {
-            self.client_of(service, client, new).map(|client| self.templates.assure(client, pinned_by(new)));
+            self.client_of(service, key.source(), new).map(|client| self.templates.assure(client, pinned_by(new)));
         }
     }
 

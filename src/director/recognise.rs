@@ -26,7 +26,7 @@ pub fn recognise_plain_v4<F: Frame>(gate: &Gate, snapshot: &Snapshot, frame: &F,
     let service = snapshot.find_v4(address, port, plain.protocol())?;
     let event = plain.tcp_flags().map_or(Event::Datagram, Event::of_tcp);
     let packet = dr::Packet::new(gate.network(), plain.ttl(), plain.total_len(), false);
-    Some((FlowKey::new(client, source, service), Note { packet, event, place, service: Some(service) }))
+    Some((FlowKey::new(client, source, service), Note { packet, event, place, service: None }))
 }
 
 #[inline(always)]
@@ -36,7 +36,7 @@ pub fn recognise_plain_v6<F: Frame>(gate: &Gate, snapshot: &Snapshot, frame: &F,
     let service = snapshot.find_v6(address, port, plain.protocol())?;
     let event = plain.tcp_flags().map_or(Event::Datagram, Event::of_tcp);
     let packet = dr::Packet::new(gate.network(), plain.hop_limit(), plain.total_len(), true);
-    Some((WideKey::ipv6(client, source, service), Note { packet, event, place, service: Some(service) }))
+    Some((WideKey::ipv6(client, source, service), Note { packet, event, place, service: None }))
 }
 
 /// A frame that has passed its link layer.

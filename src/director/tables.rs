@@ -21,18 +21,6 @@ pub struct Pair<'t, K: ClientKey<Q>, O: ClientKey<P>, const Q: usize, const P: u
     pub other: &'t mut Table<O, P>,
 }
 
-impl Tables {
-    #[inline(always)]
-    pub fn narrow_first(&mut self) -> Pair<'_, FlowKey, WideKey, 2, 4> {
-        Pair { own: &mut self.narrow, other: &mut self.wide }
-    }
-
-    #[inline(always)]
-    pub fn wide_first(&mut self) -> Pair<'_, WideKey, FlowKey, 4, 2> {
-        Pair { own: &mut self.wide, other: &mut self.narrow }
-    }
-}
-
 /// A flow that there is, in one of them.
 #[derive(Clone, Copy)]
 pub struct Flow<K> {
@@ -41,7 +29,7 @@ pub struct Flow<K> {
     pub pin: Pin,
 }
 
-impl<K: ClientKey<Q> + Twin<O>, O: ClientKey<P>, const Q: usize, const P: usize> Pair<'_, K, O, Q, P> {
+impl<K: Twin<O, Q, P>, O: ClientKey<P>, const Q: usize, const P: usize> Pair<'_, K, O, Q, P> {
     /// The same connection as it is in the other table.
     pub fn find_elsewhere(&self, key: K, scene: Scene<'_>) -> Option<Flow<O>> {
         let key = key.twin(scene.snapshot).filter(|_| !self.other.is_empty())?;
@@ -50,12 +38,26 @@ impl<K: ClientKey<Q> + Twin<O>, O: ClientKey<P>, const Q: usize, const P: usize>
     }
 }
 
-/// What the same connection is called in the other table.
-pub trait Twin<O>: Copy {
+/// A key of one table, for those who look in the other as well.
+pub trait Twin<O: ClientKey<P>, const Q: usize, const P: usize>: ClientKey<Q> {
+    fn own(tables: &mut Tables) -> &mut Table<Self, Q>;
+
+    fn both(tables: &mut Tables) -> Pair<'_, Self, O, Q, P>;
+
+    /// What the same connection is called in the other table.
     fn twin(self, snapshot: &Snapshot) -> Option<O>;
 }
 
-impl Twin<WideKey> for FlowKey {
+impl Twin<WideKey, 2, 4> for FlowKey {
+    #[inline(always)]
+    fn own(tables: &mut Tables) -> &mut FlowTable {
+        &mut tables.narrow
+    }
+
+    fn both(tables: &mut Tables) -> Pair<'_, FlowKey, WideKey, 2, 4> {
+        Pair { own: &mut tables.narrow, other: &mut tables.wide }
+    }
+
     /// Another service may have taken its packets before this one came.
     fn twin(self, snapshot: &Snapshot) -> Option<WideKey> {
         let takes = snapshot.service(self.service()?).filter(|_| snapshot.has_earlier())?.takes;
@@ -65,7 +67,16 @@ impl Twin<WideKey> for FlowKey {
     }
 }
 
-impl Twin<FlowKey> for WideKey {
+impl Twin<FlowKey, 4, 2> for WideKey {
+    #[inline(always)]
+    fn own(tables: &mut Tables) -> &mut WideTable {
+        &mut tables.wide
+    }
+
+    fn both(tables: &mut Tables) -> Pair<'_, WideKey, FlowKey, 4, 2> {
+        Pair { own: &mut tables.wide, other: &mut tables.narrow }
+    }
+
     /// A service of just this address and port may have taken its packets, and be gone or set aside by a mark.
     fn twin(self, snapshot: &Snapshot) -> Option<FlowKey> {
         let ((Some(address), protocol, port), (IpAddr::V4(client), source)) = (self.destination(), self.client())
