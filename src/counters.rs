@@ -78,7 +78,14 @@ pub struct Traffic {
     /// Now in the table, by LVS's words: established or opening, and all else.
     pub active: Counter,
     pub inactive: Counter,
+    /// What clients were told about their connections in the virtual address's name: the kernel's OutPkts and OutBytes,
+    /// which in direct routing count nothing else.
+    pub answers: Counter,
+    pub answer_bytes: Counter,
 }
+
+/// One cache line each.
+const _: () = assert!(size_of::<Traffic>() == 64);
 
 /// All that one worker counts. Its own memory, read by whoever asks.
 #[derive(Debug)]
@@ -129,6 +136,15 @@ impl Ledger {
         }
     }
 
+    /// An ICMP error of so many bytes about a connection of a real.
+    pub fn count_answer(&self, service: Option<ServiceId>, real: RealId, bytes: u16) {
+        let service = service.and_then(|service| self.services.get(service.index()));
+        for traffic in [service, self.reals.get(real.index())].into_iter().flatten() {
+            traffic.answers.add(1);
+            traffic.answer_bytes.add(bytes.into());
+        }
+    }
+
     pub fn flow_began(&self, service: Option<ServiceId>, pin: Pin) {
         self.frames.flows_created.add(1);
         self.frames.flows.add(1);
@@ -175,12 +191,14 @@ impl Traffic {
     }
 
     fn clear(&self) {
-        let Traffic { connections, packets, bytes, active, inactive } = self;
-        [connections, packets, bytes, active, inactive].into_iter().for_each(|counter| counter.set(0));
+        let Traffic { active, inactive, .. } = self;
+        [active, inactive].into_iter().for_each(|counter| counter.set(0));
+        self.restart();
     }
 
     fn restart(&self) {
-        [&self.connections, &self.packets, &self.bytes].into_iter().for_each(|counter| counter.set(0));
+        let Traffic { connections, packets, bytes, active: _, inactive: _, answers, answer_bytes } = self;
+        [connections, packets, bytes, answers, answer_bytes].into_iter().for_each(|counter| counter.set(0));
     }
 
     fn standing(&self, pin: Pin) -> &Counter {

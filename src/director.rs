@@ -25,7 +25,7 @@ use crate::packet::plain::Gate;
 use crate::packet::{BURST, Burst, Frame, ethernet, ipv4, ipv6};
 use crate::service::{Real, RealId, Service, Snapshot, Station};
 use crate::verdict::{Answer, DropReason, Verdict};
-use burst::{Candidate, Candidates, Note, Room, Run, Scene};
+use burst::{Candidate, Candidates, Note, Room, Run, Scene, told};
 use choosing::{Choosing, service_of};
 use recognise::{Recognised, recognise, recognise_plain_v4, recognise_plain_v6};
 
@@ -341,7 +341,7 @@ impl Choosing {
             if real.serves(pin.generation()) && candidate.note.event.goes_on() {
                 self.renew(flows, scene, &candidate, slot, pin);
                 scene.count(run, pin.real(), real.service, candidate.note.packet);
-                return dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest);
+                return forward::<K, Q>(scene, candidate.note.packet, pin.real(), real, frame);
             }
         }
         self.consider(flows, scene, &candidate, frame)
@@ -369,13 +369,18 @@ impl Choosing {
             Fate::Stays => {
                 self.renew(flows, scene, candidate, slot, pin);
                 scene.count_one(pin.real(), real.service, candidate.note.packet);
-                dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
+                forward::<K, Q>(scene, candidate.note.packet, pin.real(), real, frame)
             }
             Fate::BeginsAnew => {
                 // The kernel leaves the old connection to a timer: who chooses still counts it.
                 flows.remove(slot);
                 let sent = self.begin(flows, scene, candidate, service, frame);
                 self.ended(scene, key, pin);
+                let is_refused = sent == Err(Verdict::Answer(Answer::PortUnreachable));
+                if is_refused && real.generation == pin.generation() {
+                    // To the kernel that is still about the old connection.
+                    told(scene.ledger, Verdict::Answer(Answer::PortUnreachable), pin.real(), real, candidate.note.packet);
+                }
                 sent
             }
             Fate::Moves => {
@@ -456,7 +461,10 @@ impl Choosing {
         self.forget(scene, choice);
         self.loads.passed(scene.ledger, scene.snapshot, choice.real);
         scene.ledger.flow_passed(service.id, choice.real);
-        forward_new(scene, candidate, choice.real, frame)
+        let real = scene.snapshot.real(choice.real);
+        scene.count_one(choice.real, real.service, candidate.note.packet);
+        // What the sender is told instead is about no connection, and counted nowhere; nor does the kernel.
+        dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
     }
 }
 
@@ -498,6 +506,7 @@ fn forward_error<K: ClientKey<Q>, const Q: usize>(
     }
     // Nobody is told of an error in an error.
     let told = |verdict| match verdict {
+        Verdict::Answer(Answer::FragmentationNeeded { .. }) => Verdict::Drop(DropReason::LongerThanMtu),
         Verdict::Answer(_) => Verdict::Drop(DropReason::TtlExpired),
         other => other,
     };
@@ -531,7 +540,20 @@ fn forward_new<K: ClientKey<Q>, const Q: usize>(
 ) -> Sent {
     let real = scene.snapshot.real(id);
     scene.count_one(id, real.service, candidate.note.packet);
-    dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
+    forward::<K, Q>(scene, candidate.note.packet, id, real, frame)
+}
+
+/// A packet of a connection, to its real. What its sender is told instead is counted with what its real got.
+#[inline(always)]
+fn forward<K: ClientKey<Q>, const Q: usize>(
+    scene: Scene<'_>,
+    packet: dr::Packet,
+    id: RealId,
+    real: &Real,
+    frame: &mut [u8],
+) -> Sent {
+    dr::forward(K::MAY_BE_V6, frame, packet, real, scene.longest)
+        .map_err(|verdict| told(scene.ledger, verdict, id, real, packet))
 }
 
 /// Resets are made for IPv4 only.

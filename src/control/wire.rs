@@ -448,6 +448,11 @@ pub struct TrafficEntry {
     pub bytes: u64,
     pub active: u64,
     pub inactive: u64,
+    /// ICMP errors of the director's about these connections.
+    #[serde(default)]
+    pub answers: u64,
+    #[serde(default)]
+    pub answer_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -290,6 +290,10 @@ impl Kernel {
         match step {
             Step::Edit(edit) => self.edit(edit),
             Step::List(listing) => self.list(*listing),
+            Step::Mtu(real, mtu) => {
+                let said = self.sh(&format!("ip route replace {}/32 dev vec0 mtu {mtu}", real_address(*real)));
+                said.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+            }
             Step::Pause | Step::Packet(_) => {
                 self.pause();
                 self.paused = true;

@@ -103,6 +103,7 @@ impl Course {
                 Vec::new()
             }
             Step::Edit(edit) => self.edit(edit),
+            Step::Mtu(..) => Vec::new(),
             Step::List(listing) => self.list(*listing),
         }
     }
