@@ -78,8 +78,8 @@ pub struct Traffic {
     /// Now in the table, by LVS's words: established or opening, and all else.
     pub active: Counter,
     pub inactive: Counter,
-    /// What clients were told about their connections in the virtual address's name: the kernel's OutPkts and OutBytes,
-    /// which in direct routing count nothing else.
+    /// The director's ICMP errors about connections: the kernel's OutPkts and OutBytes, which in direct routing count
+    /// nothing else. Counted when a worker decides; a limit may hold some back.
     pub answers: Counter,
     pub answer_bytes: Counter,
 }
@@ -203,5 +203,33 @@ impl Traffic {
 
     fn standing(&self, pin: Pin) -> &Counter {
         if pin.state().is_active() { &self.active } else { &self.inactive }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(traffic: &Traffic) -> [u64; 7] {
+        let Traffic { connections, packets, bytes, active, inactive, answers, answer_bytes } = traffic;
+        [connections, packets, bytes, active, inactive, answers, answer_bytes].map(Counter::get)
+    }
+
+    fn counted() -> Traffic {
+        let traffic = Traffic::default();
+        let Traffic { connections, packets, bytes, active, inactive, answers, answer_bytes } = &traffic;
+        for counter in [connections, packets, bytes, active, inactive, answers, answer_bytes] {
+            counter.add(7);
+        }
+        traffic
+    }
+
+    #[test]
+    fn who_comes_again_keeps_connections_only_and_who_is_new_keeps_nothing() {
+        let ledger = Ledger { reals: [counted(), counted(), counted()].into(), ..Ledger::new(0, 0) };
+        ledger.restart(&[], &[RealId(0)]);
+        ledger.clear(&[], &[RealId(1)]);
+        let [again, new, other] = [0, 1, 2].map(|real| numbers(&ledger.reals[real]));
+        assert_eq!((again, new, other), ([0, 0, 0, 7, 7, 0, 0], [0; 7], [7; 7]));
     }
 }

@@ -379,7 +379,13 @@ impl Choosing {
                 let is_refused = sent == Err(Verdict::Answer(Answer::PortUnreachable));
                 if is_refused && real.generation == pin.generation() {
                     // To the kernel that is still about the old connection.
-                    told(scene.ledger, Verdict::Answer(Answer::PortUnreachable), pin.real(), real, candidate.note.packet);
+                    told(
+                        scene.ledger,
+                        Verdict::Answer(Answer::PortUnreachable),
+                        pin.real(),
+                        real,
+                        candidate.note.packet,
+                    );
                 }
                 sent
             }

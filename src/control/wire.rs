@@ -448,7 +448,7 @@ pub struct TrafficEntry {
     pub bytes: u64,
     pub active: u64,
     pub inactive: u64,
-    /// ICMP errors of the director's about these connections.
+    /// The director's ICMP errors about these connections, also those that a limit held back.
     #[serde(default)]
     pub answers: u64,
     #[serde(default)]

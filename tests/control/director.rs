@@ -250,7 +250,8 @@ fn service(protocol: &str, at: &str, scheduler: &str, reals: Vec<RealEntry>) -> 
 }
 
 fn real(at: &str, weight: u16, state: RealState, mac: Option<&str>, (active, inactive): (u64, u64)) -> RealEntry {
-    let traffic = TrafficEntry { connections: 3, packets: 30, bytes: 3000, active, inactive, answers: 0, answer_bytes: 0 };
+    let traffic =
+        TrafficEntry { connections: 3, packets: 30, bytes: 3000, active, inactive, answers: 0, answer_bytes: 0 };
     let mac = mac.map(str::to_string);
     let (upper, lower) = (0, 0);
     RealEntry { address: address(at), forward: "Route".into(), weight, upper, lower, state, mac, traffic }

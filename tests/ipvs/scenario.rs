@@ -85,7 +85,7 @@ pub enum Listing {
 pub enum Step {
     Packet(Packet),
     Edit(Edit),
-    /// The way to a real carries packets of so many bytes.
+    /// The way to a real carries packets of so many bytes at most.
     Mtu(u8, u16),
     List(Listing),
     /// To the next multiple of `PAUSE`.
