@@ -78,7 +78,14 @@ pub struct Traffic {
     /// Now in the table, by LVS's words: established or opening, and all else.
     pub active: Counter,
     pub inactive: Counter,
+    /// The director's ICMP errors about connections: the kernel's OutPkts and OutBytes, which in direct routing count
+    /// nothing else. Counted when a worker decides; a limit may hold some back.
+    pub answers: Counter,
+    pub answer_bytes: Counter,
 }
+
+/// One cache line each.
+const _: () = assert!(size_of::<Traffic>() == 64);
 
 /// All that one worker counts. Its own memory, read by whoever asks.
 #[derive(Debug)]
@@ -126,6 +133,15 @@ impl Ledger {
         if let Some(traffic) = self.services.get(service) {
             traffic.packets.add(packets);
             traffic.bytes.add(bytes);
+        }
+    }
+
+    /// An ICMP error of so many bytes about a connection of a real.
+    pub fn count_answer(&self, service: Option<ServiceId>, real: RealId, bytes: u16) {
+        let service = service.and_then(|service| self.services.get(service.index()));
+        for traffic in [service, self.reals.get(real.index())].into_iter().flatten() {
+            traffic.answers.add(1);
+            traffic.answer_bytes.add(bytes.into());
         }
     }
 
@@ -191,15 +207,45 @@ impl Traffic {
     }
 
     fn clear(&self) {
-        let Traffic { connections, packets, bytes, active, inactive } = self;
-        [connections, packets, bytes, active, inactive].into_iter().for_each(|counter| counter.set(0));
+        let Traffic { active, inactive, .. } = self;
+        [active, inactive].into_iter().for_each(|counter| counter.set(0));
+        self.restart();
     }
 
     fn restart(&self) {
-        [&self.connections, &self.packets, &self.bytes].into_iter().for_each(|counter| counter.set(0));
+        let Traffic { connections, packets, bytes, active: _, inactive: _, answers, answer_bytes } = self;
+        [connections, packets, bytes, answers, answer_bytes].into_iter().for_each(|counter| counter.set(0));
     }
 
     fn standing(&self, pin: Pin) -> &Counter {
         if pin.state().is_active() { &self.active } else { &self.inactive }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(traffic: &Traffic) -> [u64; 7] {
+        let Traffic { connections, packets, bytes, active, inactive, answers, answer_bytes } = traffic;
+        [connections, packets, bytes, active, inactive, answers, answer_bytes].map(Counter::get)
+    }
+
+    fn counted() -> Traffic {
+        let traffic = Traffic::default();
+        let Traffic { connections, packets, bytes, active, inactive, answers, answer_bytes } = &traffic;
+        for counter in [connections, packets, bytes, active, inactive, answers, answer_bytes] {
+            counter.add(7);
+        }
+        traffic
+    }
+
+    #[test]
+    fn who_comes_again_keeps_connections_only_and_who_is_new_keeps_nothing() {
+        let ledger = Ledger { reals: [counted(), counted(), counted()].into(), ..Ledger::new(0, 0) };
+        ledger.restart(&[], &[RealId(0)]);
+        ledger.clear(&[], &[RealId(1)]);
+        let [again, new, other] = [0, 1, 2].map(|real| numbers(&ledger.reals[real]));
+        assert_eq!((again, new, other), ([0, 0, 0, 7, 7, 0, 0], [0; 7], [7; 7]));
     }
 }

@@ -26,7 +26,7 @@ use crate::packet::plain::Gate;
 use crate::packet::{BURST, Burst, Frame, ethernet, ipv4, ipv6};
 use crate::service::{Real, RealId, Service, Snapshot, Station};
 use crate::verdict::{Answer, DropReason, Verdict};
-use burst::{Candidate, Candidates, Note, Room, Run, Scene};
+use burst::{Candidate, Candidates, Note, Room, Run, Scene, told};
 use choosing::Choosing;
 use recognise::{Recognised, closed_port, recognise, recognise_plain_v4, recognise_plain_v6};
 use tables::{Flow, Twin};
@@ -347,7 +347,7 @@ impl Choosing {
             if real.serves(pin.generation()) && candidate.note.event.goes_on() {
                 self.renew(K::own(tables), scene, candidate.note.event, Flow { key: candidate.key(), slot, pin });
                 scene.count(run, pin.real(), real.service, candidate.note.packet);
-                return dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest);
+                return forward::<K, Q>(scene, candidate.note.packet, pin.real(), real, frame);
             }
         }
         self.consider(tables, scene, &candidate, frame)
@@ -378,12 +378,22 @@ impl Choosing {
             Next::Is(sent) => sent,
             Next::Begins(before) => {
                 let sent = service.map_or_else(refused, |service| self.begin(own, scene, candidate, service, frame));
-                before.into_iter().for_each(|(client, pin)| self.ended(scene, client, pin));
+                before.into_iter().for_each(|(client, pin)| self.replaced(scene, candidate.note, client, pin, &sent));
                 sent
             }
             Next::Moves(state) => {
                 service.map_or_else(refused, |service| self.connect(own, scene, candidate, service, state, frame))
             }
+        }
+    }
+
+    /// The old connection of a client that began anew. A client who was told that nobody is there was told so, to the
+    /// kernel, about the old one.
+    fn replaced(&mut self, scene: Scene<'_>, note: &Note, client: IpAddr, pin: Pin, sent: &Sent) {
+        self.ended(scene, client, pin);
+        let real = scene.snapshot.real(pin.real());
+        if *sent == Err(Verdict::Answer(Answer::PortUnreachable)) && real.generation == pin.generation() {
+            told(scene.ledger, Verdict::Answer(Answer::PortUnreachable), pin.real(), real, note.packet);
         }
     }
 
@@ -405,7 +415,7 @@ impl Choosing {
             Fate::Stays => {
                 self.renew(flows, scene, note.event, flow);
                 scene.count_one(pin.real(), real.service, note.packet);
-                Next::Is(dr::forward(K::MAY_BE_V6, frame, note.packet, real, scene.longest))
+                Next::Is(forward::<K, Q>(scene, note.packet, pin.real(), real, frame))
             }
             // There is nobody with whom it could: the old connection stays as it is, as in the kernel.
             Fate::BeginsAnew if note.service.is_none() => Next::Begins(None),
@@ -492,7 +502,10 @@ impl Choosing {
         self.forget(scene, choice);
         self.loads.passed(scene.ledger, scene.snapshot, choice.real);
         scene.ledger.flow_passed(service.id, choice.real);
-        forward_new(scene, candidate, choice.real, frame)
+        let real = scene.snapshot.real(choice.real);
+        scene.count_one(choice.real, real.service, candidate.note.packet);
+        // What the sender is told instead is about no connection, and counted nowhere; nor does the kernel.
+        dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
     }
 }
 
@@ -527,6 +540,7 @@ fn forward_error(may_be_v6: bool, scene: Scene<'_>, note: &Note, pin: Pin, frame
     }
     // Nobody is told of an error in an error.
     let told = |verdict| match verdict {
+        Verdict::Answer(Answer::FragmentationNeeded { .. }) => Verdict::Drop(DropReason::LongerThanMtu),
         Verdict::Answer(_) => Verdict::Drop(DropReason::TtlExpired),
         other => other,
     };
@@ -560,7 +574,20 @@ fn forward_new<K: ClientKey<Q>, const Q: usize>(
 ) -> Sent {
     let real = scene.snapshot.real(id);
     scene.count_one(id, real.service, candidate.note.packet);
-    dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
+    forward::<K, Q>(scene, candidate.note.packet, id, real, frame)
+}
+
+/// A packet of a connection, to its real. What its sender is told instead is counted with what its real got.
+#[inline(always)]
+fn forward<K: ClientKey<Q>, const Q: usize>(
+    scene: Scene<'_>,
+    packet: dr::Packet,
+    id: RealId,
+    real: &Real,
+    frame: &mut [u8],
+) -> Sent {
+    dr::forward(K::MAY_BE_V6, frame, packet, real, scene.longest)
+        .map_err(|verdict| told(scene.ledger, verdict, id, real, packet))
 }
 
 /// A packet that no service takes, of no flow either.

@@ -24,8 +24,15 @@ fn passes(case: &Trace) -> Result<(), String> {
         return Err(format!("needs {missing:?}"));
     }
     let ours = Pure.run(&case.steps);
-    let differences = compare::differences(&case.steps, &case.answers, &ours, &|_| true);
+    let wanted: Vec<Vec<String>> = case.answers.iter().map(|answer| uncut(answer)).collect();
+    let differences = compare::differences(&case.steps, &wanted, &ours, &|_| true);
     differences.first().map_or(Ok(()), |difference| Err(format!("{difference:?}")))
+}
+
+/// What the kernel cuts, the director drops (docs/ipvs-differences.md). All else about it is the same.
+fn uncut(answer: &[String]) -> Vec<String> {
+    let lower = |line: &String| if line.contains(" piece ") { "drop".to_owned() } else { line.clone() };
+    answer.iter().map(lower).collect()
 }
 
 /// Such packets can be sent in any case; whether the answer is right is seen.

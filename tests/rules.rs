@@ -241,6 +241,10 @@ fn one_packet_at_a_time() {
     let to: Vec<Sent> = (0..6).map(|_| rig.send(udp(5))).collect();
     assert_eq!(to, [3, 2, 1, 3, 2, 1].map(Ok));
     assert_eq!((rig.ledger.frames.flows.get(), rig.ledger.services[1].connections.get()), (0, 6));
+    let used_up = FrameBuilder { ttl: 1, ..udp(5) };
+    assert_eq!(rig.send(used_up), Err(Verdict::Answer(Answer::TimeExceeded)));
+    let traffic = &rig.ledger.services[1];
+    assert_eq!((traffic.packets.get(), traffic.answers.get()), (7, 0), "that is about no connection any more");
 }
 
 #[test]
@@ -272,6 +276,11 @@ fn an_icmp_error_about_a_flow_goes_to_its_real_and_changes_nothing() {
     assert_eq!(rig.send_frame(error(9)), Ok(3));
     assert!(matches!(rig.send_frame(error(10)), Err(Verdict::Drop(_) | Verdict::Manage)), "about no flow");
     assert_eq!(rig.director.flows().len(), before);
+    let real = rig.snapshot.reals.iter().position(|real| real.address == real_address(3) && real.port == 53).unwrap();
+    let mtu = std::mem::replace(&mut rig.snapshot.reals[real].mtu, 40);
+    assert_eq!(rig.send_frame(error(9)), Err(Verdict::Drop(DropReason::LongerThanMtu)), "and nobody is told of that");
+    assert_eq!(rig.ledger.reals[real].answers.get(), 0);
+    rig.snapshot.reals[real].mtu = mtu;
     rig.wait(299);
     assert_eq!(rig.send_frame(error(9)), Ok(3));
     rig.wait(2);
@@ -467,4 +476,34 @@ fn with_reset_a_removal_ends_connections_at_once() {
     }
     // A connection that nobody heard of since is not taken for one of now.
     assert_eq!(rig.send(tcp(1, ACK)), RESET);
+}
+
+/// The director's ICMP errors about a connection are counted with what its real got; one that is about none is not.
+#[test]
+fn errors_about_a_connection_are_counted_as_its_real_s_and_its_service_s() {
+    let mut rig = Rig::new(|service| service.reals.truncate(1));
+    let told = |rig: &Rig| {
+        [&rig.ledger.reals[0], &rig.ledger.services[0]].map(|line| (line.answers.get(), line.answer_bytes.get()))
+    };
+    assert_eq!(rig.send(tcp(1, SYN)), Ok(1));
+    assert_eq!(told(&rig), [(0, 0); 2], "nothing was told");
+    let used_up = Err(Verdict::Answer(Answer::TimeExceeded));
+    assert_eq!(rig.send(FrameBuilder { ttl: 1, ..tcp(1, ACK) }), used_up);
+    assert_eq!(told(&rig), [(1, 68); 2], "of a connection that is known: 20 + 8 + 40 bytes");
+    assert_eq!(rig.send(FrameBuilder { ttl: 1, ..tcp(2, SYN) }), used_up);
+    assert_eq!(told(&rig), [(2, 136); 2], "of one that has just begun");
+    rig.snapshot.reals[0].mtu = 800;
+    let long = FrameBuilder { payload: vec![7; 900], ..tcp(1, ACK) };
+    assert_eq!(rig.send(long.clone()), Err(Verdict::Answer(Answer::FragmentationNeeded { egress: 0 })));
+    assert_eq!(told(&rig), [(3, 136 + 576); 2], "no error is longer than 576 bytes");
+    assert_eq!(rig.send(FrameBuilder { fragment: 0, ..long }), Err(Verdict::Drop(DropReason::LongerThanMtu)));
+    assert_eq!(rig.send(tcp(3, ACK)), RESET);
+    assert_eq!(told(&rig), [(3, 712); 2], "neither what is dropped nor a reset");
+    rig.edit(|service| service.settings.on_removed = OnRemoved::Reset);
+    rig.edit(|service| service.reals.iter_mut().for_each(|real| real.weight = 0));
+    let nobody = Err(Verdict::Answer(Answer::PortUnreachable));
+    assert_eq!(rig.send(tcp(4, SYN)), nobody);
+    assert_eq!(told(&rig), [(3, 712); 2], "there is no connection");
+    assert_eq!(rig.send(tcp(1, SYN)), nobody);
+    assert_eq!(told(&rig), [(4, 780); 2], "the old one is still there for the kernel");
 }

@@ -207,6 +207,8 @@ impl<F: Send> Desk<F> {
             bytes: sum(|traffic| &traffic.bytes),
             active: sum(|traffic| &traffic.active),
             inactive: sum(|traffic| &traffic.inactive),
+            answers: sum(|traffic| &traffic.answers),
+            answer_bytes: sum(|traffic| &traffic.answer_bytes),
         }
     }
 

@@ -448,6 +448,11 @@ pub struct TrafficEntry {
     pub bytes: u64,
     pub active: u64,
     pub inactive: u64,
+    /// The director's ICMP errors about these connections, also those that a limit held back.
+    #[serde(default)]
+    pub answers: u64,
+    #[serde(default)]
+    pub answer_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

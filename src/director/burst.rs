@@ -4,8 +4,9 @@ use crate::clock::Now;
 use crate::counters::{Ledger, Traffic};
 use crate::flow::{ClientKey, Event, Hash, Table};
 use crate::forward::dr;
-use crate::packet::BURST;
-use crate::service::{RealId, Service, ServiceId, Snapshot};
+use crate::packet::{BURST, answer};
+use crate::service::{Real, RealId, Service, ServiceId, Snapshot};
+use crate::verdict::{Answer, Verdict};
 
 /// What a packet told about itself, besides its flow, and its place in the burst.
 #[derive(Clone, Copy)]
@@ -151,4 +152,16 @@ impl Scene<'_> {
         self.count(&mut run, real, service, packet);
         run.end(self.ledger);
     }
+}
+
+/// Counts the ICMP error, if it is one, that tells the sender what became of a packet of a connection of this real. Only
+/// what is not forwarded comes here, so the arguments are what such a packet has at hand anyway.
+#[cold]
+#[inline(never)]
+pub fn told(ledger: &Ledger, verdict: Verdict, id: RealId, real: &Real, packet: dr::Packet) -> Verdict {
+    let is_error = matches!(verdict, Verdict::Answer(answer) if answer != Answer::Reset);
+    if is_error && !real.removed {
+        ledger.count_answer(real.service, id, answer::error_length(packet.total_len()));
+    }
+    verdict
 }

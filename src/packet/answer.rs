@@ -33,6 +33,11 @@ pub fn answer(frame: &[u8], answer: Answer, mtu: impl Fn(u8) -> Option<u16>) -> 
     }
 }
 
+/// How long an ICMP error about a packet of so many bytes is, with its IP header.
+pub fn error_length(packet: u16) -> u16 {
+    packet.min(LONGEST_QUOTE as u16) + (ipv4::MIN_HEADER + icmp::HEADER) as u16
+}
+
 /// A packet whose sender can be told something.
 struct Refused<'f> {
     link: Ethernet,

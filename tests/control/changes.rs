@@ -4,8 +4,11 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use drover::control::wire::TrafficEntry;
+use drover::sim::frames::FrameBuilder;
+
 use crate::director::eventually;
-use crate::live::{ACK, FILE, Live, SYN, VIP};
+use crate::live::{ACK, CLIENT, FILE, Live, SYN, VIP};
 
 const WEB: (Ipv4Addr, u16) = (VIP, 80);
 
@@ -209,6 +212,21 @@ fn connections_of_several_ports_and_of_marks_are_listed_as_they_are() {
         listed,
         ["TCP 10.9.0.1:2000 10.9.0.104:8042 10.9.0.12:8042", "TCP 10.9.0.1:2001 10.9.0.105:443 10.9.0.11:443"]
     );
+}
+
+/// Whichever worker had to refuse, the listing tells how many ICMP errors its clients were due.
+#[test]
+fn the_listing_tells_what_the_director_said_about_connections() {
+    let live = live();
+    for port in 1..=20 {
+        let used_up = FrameBuilder { ttl: 1, ..FrameBuilder::tcp((CLIENT, port), (VIP, 80), SYN) };
+        live.send(used_up.build());
+    }
+    let told = |entry: &TrafficEntry| [entry.packets, entry.bytes, entry.answers, entry.answer_bytes];
+    eventually("the service has them all", || told(&live.services()[0].traffic) == [20, 20 * 40, 20, 20 * 68]);
+    let of_reals = || live.services()[0].reals.iter().map(|real| told(&real.traffic)[3]).sum::<u64>();
+    eventually("and its reals too", || of_reals() == 20 * 68);
+    live.ledgers_add_up();
 }
 
 /// Numbers of services and reals that went are used again, once no table can name them.

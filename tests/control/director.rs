@@ -222,7 +222,15 @@ pub fn services() -> Vec<ServiceEntry> {
 }
 
 fn service(protocol: &str, at: &str, scheduler: &str, reals: Vec<RealEntry>) -> ServiceEntry {
-    let traffic = TrafficEntry { connections: 9, packets: 90, bytes: 9000, active: 5, inactive: 1 };
+    let traffic = TrafficEntry {
+        connections: 9,
+        packets: 90,
+        bytes: 9000,
+        active: 5,
+        inactive: 1,
+        answers: 2,
+        answer_bytes: 136,
+    };
     let (protocol, address, scheduler) = (protocol.into(), at.into(), scheduler.into());
     ServiceEntry {
         protocol,
@@ -242,7 +250,8 @@ fn service(protocol: &str, at: &str, scheduler: &str, reals: Vec<RealEntry>) -> 
 }
 
 fn real(at: &str, weight: u16, state: RealState, mac: Option<&str>, (active, inactive): (u64, u64)) -> RealEntry {
-    let traffic = TrafficEntry { connections: 3, packets: 30, bytes: 3000, active, inactive };
+    let traffic =
+        TrafficEntry { connections: 3, packets: 30, bytes: 3000, active, inactive, answers: 0, answer_bytes: 0 };
     let mac = mac.map(str::to_string);
     let (upper, lower) = (0, 0);
     RealEntry { address: address(at), forward: "Route".into(), weight, upper, lower, state, mac, traffic }

@@ -44,6 +44,8 @@ pub struct Kernel {
     begun: bool,
     /// In this scenario.
     paused: bool,
+    /// Reals that have a route of their own.
+    narrow: HashSet<u8>,
     directory: PathBuf,
 }
 
@@ -147,6 +149,7 @@ impl Kernel {
             markers: 0,
             begun: false,
             paused: false,
+            narrow: HashSet::new(),
             directory,
         };
         kernel.lines_until("kernel ready");
@@ -188,6 +191,10 @@ impl Kernel {
         let remove =
             if self.begun { format!("exec 4>&-; wait; ipvsadm -C; rmmod {schedulers} ip_vs;") } else { String::new() };
         self.begun = true;
+        for real in std::mem::take(&mut self.narrow) {
+            let said = self.sh(&format!("ip route del {}/32 dev vec0", real_address(real)));
+            assert!(said.trim().is_empty(), "{said}");
+        }
         let load = format!("modprobe -a {schedulers}");
         let said = self.sh(&format!(
             "{remove} {load}; (exec 4>&-; ipvsadm -R </tmp/edits >/tmp/complaints 2>&1) & exec 4>/tmp/edits"
@@ -290,6 +297,12 @@ impl Kernel {
         match step {
             Step::Edit(edit) => self.edit(edit),
             Step::List(listing) => self.list(*listing),
+            Step::Mtu(real, mtu) => {
+                self.narrow.insert(*real);
+                let said = self.sh(&format!("ip route replace {}/32 dev vec0 mtu {mtu}", real_address(*real)));
+                assert!(said.trim().is_empty(), "{step}\n{said}");
+                Vec::new()
+            }
             Step::Pause | Step::Packet(_) => {
                 self.pause();
                 self.paused = true;

@@ -40,8 +40,8 @@ impl Known<'_> {
     /// `ipvsadm -L -n --stats --exact`
     pub fn stats(&self) -> Vec<String> {
         let numbers = |traffic: &Traffic| {
-            let Traffic { connections, packets, bytes, .. } = traffic;
-            format!(" {} {} 0 {} 0", connections.get(), packets.get(), bytes.get())
+            let Traffic { connections, packets, bytes, answers, answer_bytes, .. } = traffic;
+            [connections, packets, answers, bytes, answer_bytes].map(|counter| format!(" {}", counter.get())).concat()
         };
         let service = |service: &ServiceConfig| {
             let takes = service.takes;

@@ -34,7 +34,7 @@ pub struct Packet {
     pub may_fragment: bool,
     /// Four bytes of IP options that do nothing.
     pub options: bool,
-    /// Bytes behind the header.
+    /// Bytes behind the header; of an error about TCP, behind the header that it quotes.
     pub payload: u16,
 }
 
@@ -99,7 +99,7 @@ impl Packet {
             Kind::Echo => icmp(8, 0, &[0x12, 0x34, 0, 1], &pattern(self.payload)),
             Kind::Error(kind, code, protocol) => {
                 let (from, to) = (self.destination, self.source);
-                let quoted = if protocol == TCP { tcp(from, to, 16, 0) } else { udp(from, to, 8) };
+                let quoted = if protocol == TCP { tcp(from, to, 16, self.payload) } else { udp(from, to, 8) };
                 icmp(kind, code, &[0, 0, 5, 0xdc], &ip(from.0, to.0, protocol, 60, false, &quoted))
             }
         };
@@ -300,17 +300,39 @@ fn hex(bytes: &[u8]) -> String {
 fn forwarded(sent: &[u8], frame: &[u8]) -> Option<String> {
     let real = (1..=u8::MAX).find(|number| frame.starts_with(&real_mac(*number).0))?;
     let header = 14 + usize::from(sent[14] & 15) * 4;
-    let mut expected = sent.to_vec();
-    expected[..6].copy_from_slice(&real_mac(real).0);
-    expected[6..12].copy_from_slice(&DIRECTOR.0);
-    expected[22] = expected[22].wrapping_sub(1);
-    expected[24..26].fill(0);
-    let sum = checksum(&expected[14..header]).to_be_bytes();
-    expected[24..26].copy_from_slice(&sum);
+    let expected = [&real_mac(real).0[..], &DIRECTOR.0, &sent[12..14], &one_hop_on(&sent[14..])].concat();
     if frame == expected {
         return Some(format!("real {real}"));
     }
-    Some(format!("real {real} changed {}", hex(frame)))
+    let what = piece(&expected, frame, header).unwrap_or_else(|| format!("changed {}", hex(frame)));
+    Some(format!("real {real} {what}"))
+}
+
+/// The packet with one hop less.
+fn one_hop_on(packet: &[u8]) -> Vec<u8> {
+    let header = usize::from(packet[0] & 15) * 4;
+    let mut packet = packet.to_vec();
+    packet[8] = packet[8].wrapping_sub(1);
+    packet[10..12].fill(0);
+    let sum = checksum(&packet[..header]).to_be_bytes();
+    packet[10..12].copy_from_slice(&sum);
+    packet
+}
+
+/// A fragment of what was expected: which of the bytes behind the IP header, and how many these are.
+fn piece(whole: &[u8], frame: &[u8], header: usize) -> Option<String> {
+    let (fragment, length) = (u16::from_be_bytes([frame[20], frame[21]]), frame.len().checked_sub(header)?);
+    let begin = usize::from(fragment & 0x1fff) * 8;
+    let (end, goes_on) = (begin + length, fragment & 0x2000 != 0);
+    let mut expected = [&whole[..header], whole.get(header + begin..header + end)?].concat();
+    expected[16..18].copy_from_slice(&((header - 14 + length) as u16).to_be_bytes());
+    expected[20..22].copy_from_slice(&fragment.to_be_bytes());
+    expected[24..26].fill(0);
+    let sum = checksum(&expected[14..header]).to_be_bytes();
+    expected[24..26].copy_from_slice(&sum);
+    let all = whole.len() - header;
+    let is_one = frame == expected && goes_on == (end < all) && fragment & 0xc000 == 0;
+    is_one.then(|| format!("piece {begin}..{end} of {all}"))
 }
 
 /// What the director itself says to the client: a reset, an ICMP error that quotes what went in, an echo reply. The
@@ -341,9 +363,16 @@ fn answered(sent: &[u8], frame: &[u8]) -> Option<String> {
         }
         ICMP if checksum(segment) == 0 => {
             let quoted = &segment[8..];
-            let same = sent[14..].starts_with(quoted);
             let rest = u32::from_be_bytes(segment[4..8].try_into().unwrap());
-            same.then(|| format!("icmp {}.{} rest={rest} quoted={} {header}", segment[0], segment[1], quoted.len()))
+            // What was on its way out already had one hop less.
+            let hop = if sent[14..].starts_with(quoted) {
+                ""
+            } else if one_hop_on(&sent[14..]).starts_with(quoted) {
+                " ttl-1"
+            } else {
+                return None;
+            };
+            Some(format!("icmp {}.{} rest={rest} quoted={}{hop} {header}", segment[0], segment[1], quoted.len()))
         }
         _ => None,
     }

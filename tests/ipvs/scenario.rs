@@ -85,6 +85,8 @@ pub enum Listing {
 pub enum Step {
     Packet(Packet),
     Edit(Edit),
+    /// The way to a real carries packets of so many bytes at most.
+    Mtu(u8, u16),
     List(Listing),
     /// To the next multiple of `PAUSE`.
     Pause,
@@ -169,6 +171,7 @@ impl fmt::Display for Step {
         match self {
             Step::Packet(packet) => packet.fmt(to),
             Step::Edit(edit) => edit.fmt(to),
+            Step::Mtu(real, mtu) => write!(to, "mtu {real} {mtu}"),
             Step::List(Listing::Services) => to.write_str("list services"),
             Step::List(Listing::Connections) => to.write_str("list connections"),
             Step::List(Listing::Stats) => to.write_str("list stats"),
@@ -184,6 +187,7 @@ impl FromStr for Step {
         let words: Vec<&str> = line.split_whitespace().collect();
         let step = match *words.first().ok_or("an empty line")? {
             "pause" => Some(Step::Pause),
+            "mtu" => mtu(&words),
             "list" => match words.get(1).copied() {
                 Some("services") => Some(Step::List(Listing::Services)),
                 Some("connections") => Some(Step::List(Listing::Connections)),
@@ -199,6 +203,10 @@ impl FromStr for Step {
         };
         step.ok_or_else(|| format!("no step: {line}"))
     }
+}
+
+fn mtu(words: &[&str]) -> Option<Step> {
+    Some(Step::Mtu(words.get(1)?.parse().ok()?, words.get(2)?.parse().ok()?))
 }
 
 fn edit(words: &[&str]) -> Option<Edit> {
@@ -341,7 +349,7 @@ fn needs_of(step: &Step) -> Vec<Capability> {
     match step {
         Step::Packet(packet) => packet.need().into_iter().collect(),
         Step::List(_) => vec![Capability::Listings],
-        Step::Pause => Vec::new(),
+        Step::Pause | Step::Mtu(..) => Vec::new(),
         Step::Edit(Edit::AddService(service) | Edit::ChangeService(service)) => {
             let schedulers = !matches!(&*service.scheduler, "rr" | "wrr");
             let others = [

@@ -1,5 +1,6 @@
 //! Who can be asked, and the director among them.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -63,6 +64,8 @@ struct Course {
     expire_nodest_conn: bool,
     expire_quiescent_template: bool,
     services: Vec<ServiceSpec>,
+    /// Reals that have a port of their own, by their numbers, which are the ports' too; and its MTU.
+    narrow: HashMap<u8, u16>,
 }
 
 impl Course {
@@ -89,6 +92,7 @@ impl Course {
             expire_nodest_conn: false,
             expire_quiescent_template: false,
             services: Vec::new(),
+            narrow: HashMap::new(),
         }
     }
 
@@ -103,6 +107,11 @@ impl Course {
                 Vec::new()
             }
             Step::Edit(edit) => self.edit(edit),
+            Step::Mtu(real, mtu) => {
+                self.narrow.insert(*real, *mtu);
+                self.lay_narrow_ways();
+                Vec::new()
+            }
             Step::List(listing) => self.list(*listing),
         }
     }
@@ -115,7 +124,10 @@ impl Course {
         let sent = match verdicts[0] {
             Verdict::Forward { .. } => Some(came),
             Verdict::Drop(_) => None,
-            Verdict::Answer(answer) => answer::answer(&came, answer, |_| Some(MTU)).map(without_padding),
+            Verdict::Answer(answer) => {
+                let mtu = |egress| Some(self.narrow.get(&egress).copied().unwrap_or(MTU));
+                answer::answer(&came, answer, mtu).map(without_padding)
+            }
             // What else could be for management is not in any scenario.
             Verdict::Manage => echo_reply(&came).map(without_padding),
             Verdict::Host => return "host".into(),
@@ -187,9 +199,17 @@ impl Course {
         self.epoch += 1;
         let composition = self.composer.compose(self.epoch, &self.config, &reach);
         self.snapshot = composition.snapshot;
+        self.lay_narrow_ways();
         self.ledger.restart(&composition.came.services, &composition.came.reals);
         self.director.adopt(self.now, &self.snapshot);
         Vec::new()
+    }
+
+    fn lay_narrow_ways(&mut self) {
+        for (number, mtu) in &self.narrow {
+            let there = self.snapshot.reals.iter_mut().filter(|real| real.address == real_address(*number));
+            there.for_each(|real| (real.egress, real.mtu) = (*number, *mtu));
+        }
     }
 
     fn service_words(&self, service: &ServiceSpec) -> edit::ServiceWords {
