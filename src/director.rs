@@ -26,7 +26,7 @@ use crate::packet::plain::Gate;
 use crate::packet::{BURST, Burst, Frame, ethernet, ipv4, ipv6};
 use crate::service::{Real, RealId, Service, Snapshot, Station};
 use crate::verdict::{Answer, DropReason, Verdict};
-use burst::{Candidate, Candidates, Note, Room, Run, Scene, told};
+use burst::{Candidate, Candidates, Note, Room, Run, Scene};
 use choosing::Choosing;
 use recognise::{Recognised, closed_port, recognise, recognise_plain_v4, recognise_plain_v6};
 use tables::{Flow, Twin};
@@ -343,18 +343,21 @@ impl Choosing {
         run: &mut Run,
     ) -> Sent {
         if let Some((slot, pin)) = known {
-            let real = scene.snapshot.real(pin.real());
-            if real.serves(pin.generation()) && candidate.note.event.goes_on() {
-                self.renew(K::own(tables), scene, candidate.note.event, Flow { key: candidate.key(), slot, pin });
-                scene.count(run, pin.real(), real.service, candidate.note.packet);
-                return forward::<K, Q>(scene, candidate.note.packet, pin.real(), real, frame);
+            let (real, &Note { packet, event, .. }) = (scene.snapshot.real(pin.real()), candidate.note);
+            if real.serves(pin.generation()) && event.goes_on() {
+                self.renew(K::own(tables), scene, event, Flow { key: candidate.key(), slot, pin });
+                scene.count(run, pin.real(), real.service, packet);
+                if !dr::passes(packet, real) {
+                    return forward(scene, packet, pin.real(), real, frame);
+                }
+                return Ok(dr::rewrite(K::MAY_BE_V6, frame, packet, real));
             }
         }
         self.consider(tables, scene, &candidate, frame)
     }
 
-    /// The same for a packet that begins a flow, perhaps again; whose real is not what it was; or whose entry is not
-    /// where it was looked for first.
+    /// The same for a packet that begins a flow, perhaps again; whose real is not what it was; that cannot go there; or
+    /// whose entry is not where it was looked for first.
     #[inline(never)]
     fn consider<K: Twin<O, Q, P>, O: ClientKey<P>, const Q: usize, const P: usize>(
         &mut self,
@@ -393,7 +396,7 @@ impl Choosing {
         self.ended(scene, client, pin);
         let real = scene.snapshot.real(pin.real());
         if *sent == Err(Verdict::Answer(Answer::PortUnreachable)) && real.generation == pin.generation() {
-            told(scene.ledger, Verdict::Answer(Answer::PortUnreachable), pin.real(), real, note.packet);
+            scene.count_told(Verdict::Answer(Answer::PortUnreachable), pin.real(), real, note.packet);
         }
     }
 
@@ -409,13 +412,13 @@ impl Choosing {
         let Flow { key, slot, pin } = flow;
         let real = scene.snapshot.real(pin.real());
         if note.event == Event::Error {
-            return Next::Is(forward_error(K::MAY_BE_V6, scene, note, pin, frame));
+            return Next::Is(forward_error(scene, note, pin, frame));
         }
         match fate(real, pin, note.event) {
             Fate::Stays => {
                 self.renew(flows, scene, note.event, flow);
                 scene.count_one(pin.real(), real.service, note.packet);
-                Next::Is(forward::<K, Q>(scene, note.packet, pin.real(), real, frame))
+                Next::Is(forward(scene, note.packet, pin.real(), real, frame))
             }
             // There is nobody with whom it could: the old connection stays as it is, as in the kernel.
             Fate::BeginsAnew if note.service.is_none() => Next::Begins(None),
@@ -505,7 +508,7 @@ impl Choosing {
         let real = scene.snapshot.real(choice.real);
         scene.count_one(choice.real, real.service, candidate.note.packet);
         // What the sender is told instead is about no connection, and counted nowhere; nor does the kernel.
-        dr::forward(K::MAY_BE_V6, frame, candidate.note.packet, real, scene.longest)
+        dr::forward(frame, candidate.note.packet, real, *scene.longest)
     }
 }
 
@@ -531,7 +534,7 @@ fn fate(real: &Real, pin: Pin, event: Event) -> Fate {
 }
 
 /// An ICMP error goes to the real of the flow that it is about, and changes nothing of that.
-fn forward_error(may_be_v6: bool, scene: Scene<'_>, note: &Note, pin: Pin, frame: &mut [u8]) -> Sent {
+fn forward_error(scene: Scene<'_>, note: &Note, pin: Pin, frame: &mut [u8]) -> Sent {
     let real = scene.snapshot.real(pin.real());
     // Also to one that was removed, while its connections are there: what it still sends may need it.
     let is_over = real.removed && real.on_removed == OnRemoved::Reschedule;
@@ -547,7 +550,7 @@ fn forward_error(may_be_v6: bool, scene: Scene<'_>, note: &Note, pin: Pin, frame
     if !real.removed {
         scene.count_one(pin.real(), real.service, note.packet);
     }
-    dr::forward(may_be_v6, frame, note.packet, real, scene.longest).map_err(told)
+    dr::forward(frame, note.packet, real, *scene.longest).map_err(told)
 }
 
 /// By the client's address and port alone, the same on every director.
@@ -574,20 +577,15 @@ fn forward_new<K: ClientKey<Q>, const Q: usize>(
 ) -> Sent {
     let real = scene.snapshot.real(id);
     scene.count_one(id, real.service, candidate.note.packet);
-    forward::<K, Q>(scene, candidate.note.packet, id, real, frame)
+    forward(scene, candidate.note.packet, id, real, frame)
 }
 
 /// A packet of a connection, to its real. What its sender is told instead is counted with what its real got.
-#[inline(always)]
-fn forward<K: ClientKey<Q>, const Q: usize>(
-    scene: Scene<'_>,
-    packet: dr::Packet,
-    id: RealId,
-    real: &Real,
-    frame: &mut [u8],
-) -> Sent {
-    dr::forward(K::MAY_BE_V6, frame, packet, real, scene.longest)
-        .map_err(|verdict| told(scene.ledger, verdict, id, real, packet))
+#[cold]
+#[inline(never)]
+fn forward(scene: Scene<'_>, packet: dr::Packet, id: RealId, real: &Real, frame: &mut [u8]) -> Sent {
+    let forwarded = dr::forward(frame, packet, real, *scene.longest);
+    forwarded.inspect_err(|verdict| scene.count_told(*verdict, id, real, packet))
 }
 
 /// A packet that no service takes, of no flow either.

@@ -152,16 +152,12 @@ impl Scene<'_> {
         self.count(&mut run, real, service, packet);
         run.end(self.ledger);
     }
-}
 
-/// Counts the ICMP error, if it is one, that tells the sender what became of a packet of a connection of this real. Only
-/// what is not forwarded comes here, so the arguments are what such a packet has at hand anyway.
-#[cold]
-#[inline(never)]
-pub fn told(ledger: &Ledger, verdict: Verdict, id: RealId, real: &Real, packet: dr::Packet) -> Verdict {
-    let is_error = matches!(verdict, Verdict::Answer(answer) if answer != Answer::Reset);
-    if is_error && !real.removed {
-        ledger.count_answer(real.service, id, answer::error_length(packet.total_len()));
+    /// Counts the ICMP error, if it is one, that tells the sender what became of a packet of a connection of this real.
+    pub fn count_told(&self, verdict: Verdict, id: RealId, real: &Real, packet: dr::Packet) {
+        let is_error = matches!(verdict, Verdict::Answer(answer) if answer != Answer::Reset);
+        if is_error && !real.removed {
+            self.ledger.count_answer(real.service, id, answer::error_length(packet.total_len()));
+        }
     }
-    verdict
 }

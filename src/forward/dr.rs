@@ -39,13 +39,26 @@ impl Packet {
     }
 }
 
-/// Rewrites the frame for `real`, or says why it cannot go there. `may_be_v6` is a constant: false where only IPv4 comes by;
-/// `longest` is the MTU of the port that the frame came in by.
-#[inline(always)]
-pub fn forward(may_be_v6: bool, frame: &mut [u8], packet: Packet, real: &Real, longest: &u16) -> Result<u8, Verdict> {
-    if packet.hops() <= 1 || packet.total_len() > real.mtu {
-        return Err(refusal(frame, packet, real, *longest));
+/// Rewrites the frame for `real`, or says why it cannot go there. `longest` is the MTU of the port that the frame came
+/// in by.
+pub fn forward(frame: &mut [u8], packet: Packet, real: &Real, longest: u16) -> Result<u8, Verdict> {
+    if passes(packet, real) {
+        Ok(rewrite(true, frame, packet, real))
+    } else {
+        Err(refusal(frame, packet, real, longest))
     }
+}
+
+/// Whether the packet has a hop left and is short enough for the way to `real`.
+#[inline(always)]
+pub const fn passes(packet: Packet, real: &Real) -> bool {
+    packet.hops() > 1 && packet.total_len() <= real.mtu
+}
+
+/// Rewrites the frame of a packet that passes; says by which port it leaves. `may_be_v6` is a constant: false where only
+/// IPv4 comes by.
+#[inline(always)]
+pub fn rewrite(may_be_v6: bool, frame: &mut [u8], packet: Packet, real: &Real) -> u8 {
     ethernet::set_addresses(frame, &real.link);
     if let Some(header) = frame.get_mut(packet.network()..) {
         if may_be_v6 && packet.is_v6() {
@@ -54,7 +67,7 @@ pub fn forward(may_be_v6: bool, frame: &mut [u8], packet: Packet, real: &Real, l
             ipv4::decrement_ttl(header);
         }
     }
-    Ok(real.egress)
+    real.egress
 }
 
 /// Why it cannot, told to the sender where the kernel does.
