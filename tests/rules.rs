@@ -41,6 +41,11 @@ struct Rig {
 impl Rig {
     /// The first service with this changed.
     fn new(change: impl FnOnce(&mut ServiceConfig)) -> Rig {
+        Rig::with_half_open(usize::MAX, change)
+    }
+
+    /// The same where so many half-open connections may have an entry.
+    fn with_half_open(most: usize, change: impl FnOnce(&mut ServiceConfig)) -> Rig {
         let mut config = config();
         let mut service = (*config.services[0]).clone();
         change(&mut service);
@@ -51,7 +56,7 @@ impl Rig {
         let snapshot = composer.compose(1, &config, &|_, address| reach(&[], address)).snapshot;
         let ledger = Arc::new(Ledger::new(config.limits.services, config.limits.reals));
         let table = FlowTable::new(3_000, false, [3, 5]).unwrap();
-        let director = Director::new(tables(table), usize::MAX, &snapshot, 0, ledger.clone());
+        let director = Director::new(tables(table), most, &snapshot, 0, ledger.clone());
         Rig { config, composer, snapshot, director, ledger, now: Now::from_secs(1000), silent: Vec::new() }
     }
 
@@ -98,6 +103,17 @@ impl Rig {
     /// One new connection from each of these ports, and where they went.
     fn connect(&mut self, ports: impl IntoIterator<Item = u16>) -> Vec<Sent> {
         ports.into_iter().map(|port| self.send(tcp(port, SYN))).collect()
+    }
+
+    /// The real of a new connection that the client completes.
+    fn establish(&mut self, client: u32, port: u16) -> u8 {
+        let real = self.send(from(client, port, SYN)).unwrap();
+        assert_eq!(self.send(from(client, port, ACK)), Ok(real));
+        real
+    }
+
+    fn refused(&self) -> u64 {
+        self.ledger.frames.templates_refused.get()
     }
 
     fn standing(&self, real: u8) -> (u64, u64) {
@@ -216,6 +232,54 @@ fn a_client_comes_back_to_its_real() {
     (0..20).for_each(|_| rig.wait(30));
     assert_eq!(rig.director.templates().len(), 0);
     assert_ne!(rig.connect(6..=6), [Ok(3)]);
+}
+
+fn remembers_clients(service: &mut ServiceConfig) {
+    service.scheduler = Scheduler::RoundRobin;
+    service.settings.persistence = Some(Persistence { seconds: 360, prefix: 32 });
+}
+
+fn from(client: u32, port: u16, flags: u8) -> FrameBuilder {
+    FrameBuilder { source: (Ipv4Addr::from_bits(client), port), ..tcp(0, flags) }
+}
+
+/// SYNs from so many addresses that nobody has, at a service that remembers its clients. Those who are connected keep
+/// their real, for new connections too as long as these get an entry; and soon after the flood, not 360 seconds later,
+/// new clients are remembered again.
+#[test]
+fn a_flood_leaves_room_to_remember_clients() {
+    const KNOWN: u32 = 0x0a01_0001;
+    const SPOOFED: u32 = 0x0a02_0001;
+    const NEW: u32 = 0x0a03_0001;
+    // With few half-open connections before they are in a hurry, and with so many that only the templates are scarce.
+    for half_open in [400, usize::MAX] {
+        let mut rig = Rig::with_half_open(half_open, remembers_clients);
+        let reals: Vec<u8> = (0..20).map(|client| rig.establish(KNOWN + client, 1)).collect();
+        let room = rig.director.templates().room() as u32;
+        for second in 0..12 {
+            for spoofed in 0..room / 4 {
+                rig.send(from(SPOOFED + second * room + spoofed, 1, SYN)).unwrap();
+            }
+            let goes_on = (0..20).map(|client| rig.send(from(KNOWN + client, 1, ACK)).unwrap());
+            assert_eq!(goes_on.collect::<Vec<_>>(), reals, "{half_open}: in the flood's second {second}");
+            let again: Vec<_> = (0..20).map(|client| rig.establish(KNOWN + client, 2 + second as u16)).collect();
+            assert!(again == reals || half_open < usize::MAX, "in the flood's second {second}: {again:?}");
+            rig.wait(1);
+        }
+        let (refused, during) = (rig.refused(), rig.director.templates().len());
+        assert_eq!(refused > 0, half_open == usize::MAX, "{half_open}: {refused}");
+        (0..3).for_each(|_| rig.wait(10));
+        let left = rig.director.templates().len();
+        let patient = 20 + (room as usize / 2).min(half_open / 2) + 1;
+        assert!(left <= patient && left < during, "{half_open}: {left} of {during} are left, {patient} may be");
+        for client in 0..room / 3 {
+            let real = rig.establish(NEW + client, 1);
+            assert_eq!(rig.establish(NEW + client, 2), real, "{half_open}: client {client} is remembered");
+        }
+        assert_eq!(rig.refused(), refused, "{half_open}");
+        let again = (0..20).map(|client| rig.establish(KNOWN + client, 99));
+        assert_eq!(again.collect::<Vec<_>>(), reals, "{half_open}: after the flood");
+    }
 }
 
 #[test]
