@@ -282,6 +282,28 @@ fn a_flood_leaves_room_to_remember_clients() {
     }
 }
 
+/// Who completes a connection while templates are scarce is remembered as ever, also if the first SYN's three seconds
+/// were over when the next one came.
+#[test]
+fn a_client_that_comes_in_a_flood_is_remembered() {
+    const SPOOFED: u32 = 0x0a02_0001;
+    let (prompt, slow) = (0x0a03_0001..0x0a03_0006, 0x0a04_0001..0x0a04_0006);
+    let mut rig = Rig::new(remembers_clients);
+    let room = rig.director.templates().room() as u32;
+    (0..room * 3 / 4).for_each(|spoofed| _ = rig.send(from(SPOOFED + spoofed, 1, SYN)).unwrap());
+    let mut reals: Vec<u8> = slow.clone().map(|client| rig.send(from(client, 1, SYN)).unwrap()).collect();
+    rig.now = rig.now + std::time::Duration::from_secs(4);
+    let again: Vec<u8> = slow.clone().map(|client| rig.establish(client, 1)).collect();
+    assert_eq!(again, reals, "its template goes only with its connection");
+    reals.extend(prompt.clone().map(|client| rig.establish(client, 1)));
+    let clients = slow.chain(prompt);
+    clients.clone().for_each(|client| _ = rig.send(from(client, 1, RST)).unwrap());
+    rig.wait(10);
+    rig.wait(300);
+    assert_eq!(rig.ledger.frames.flows.get(), 0);
+    assert_eq!(clients.map(|client| rig.establish(client, 2)).collect::<Vec<_>>(), reals);
+}
+
 #[test]
 fn one_packet_at_a_time() {
     let mut rig = Rig::new(|_| ());
