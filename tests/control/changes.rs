@@ -4,6 +4,9 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use drover::control::wire::Stats;
+use drover::sim::frames::FrameBuilder;
+
 use crate::director::eventually;
 use crate::live::{ACK, FILE, Live, SYN, VIP};
 
@@ -288,4 +291,22 @@ fn all_verbs_at_once_under_load_disturb_nobody() {
     live.ledgers_add_up();
     live.does("reload");
     assert_eq!(live.does("timeouts"), "Timeout (tcp tcpfin udp): 900 120 300\n");
+}
+
+#[test]
+fn clients_that_were_not_remembered_are_shown() {
+    let live = live();
+    live.does("service edit tcp 10.9.0.100:80 -s rr -p 360");
+    for client in 0..6_000 {
+        let client = Ipv4Addr::from_bits(0x0a01_0001 + client);
+        live.send(FrameBuilder::tcp((client, 1), WEB, SYN).build());
+    }
+    eventually("all have reached a server", || live.served(11) + live.served(12) == 6_000);
+    let stats: Stats = serde_json::from_str(&live.does("--json stats")).unwrap();
+    let refused: Vec<u64> = stats.workers.iter().map(|worker| worker.templates_refused).collect();
+    assert!(refused.iter().all(|count| (1..3_000).contains(count)), "{refused:?}");
+    assert_eq!(stats.total.templates_refused, refused.iter().sum::<u64>());
+    let said = format!("  {} times there was no room to remember a client", stats.total.templates_refused);
+    let shown = live.does("stats");
+    assert!(shown.contains(&said), "{shown}");
 }
