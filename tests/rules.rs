@@ -5,11 +5,12 @@ mod common;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::*;
 use drover::clock::Now;
 use drover::config::{Config, OnMiss, OnRemoved, Persistence, Scheduler, ServiceConfig, Settings};
-use drover::counters::Ledger;
+use drover::counters::{Ledger, Traffic};
 use drover::director::Director;
 use drover::flow::FlowTable;
 use drover::packet::{Burst, checksum, ipv4};
@@ -69,7 +70,10 @@ impl Rig {
 
     fn compose(&mut self) {
         let (epoch, silent) = (self.snapshot.epoch + 1, self.silent.clone());
-        self.snapshot = self.composer.compose(epoch, &self.config, &|_, address| reach(&silent, address)).snapshot;
+        let composition = self.composer.compose(epoch, &self.config, &|_, address| reach(&silent, address));
+        self.ledger.clear(&composition.recycled.services, &composition.recycled.reals);
+        self.ledger.restart(&composition.came.services, &composition.came.reals);
+        self.snapshot = composition.snapshot;
         self.composer.refresh(epoch, &[1, 2, 3].map(real_address), &|_, address| reach(&silent, address));
         self.director.adopt(self.now, &self.snapshot);
     }
@@ -82,7 +86,7 @@ impl Rig {
     }
 
     fn wait(&mut self, seconds: u64) {
-        self.now = self.now + std::time::Duration::from_secs(seconds);
+        self.now = self.now + Duration::from_secs(seconds);
         self.director.sweep(self.now, &self.snapshot, usize::MAX);
     }
 
@@ -114,6 +118,12 @@ impl Rig {
 
     fn refused(&self) -> u64 {
         self.ledger.frames.templates_refused.get()
+    }
+
+    /// Connections and packets of the first service, and of its first two reals.
+    fn passed(&self) -> ((u64, u64), [(u64, u64); 2]) {
+        let of = |traffic: &Traffic| (traffic.connections.get(), traffic.packets.get());
+        (of(&self.ledger.services[0]), [0, 1].map(|real| of(&self.ledger.reals[real])))
     }
 
     fn standing(&self, real: u8) -> (u64, u64) {
@@ -216,6 +226,57 @@ fn limits_turn_away_and_let_in_again() {
     assert!(rig.connect(8..=9).contains(&Ok(2)), "below the lower limit");
 }
 
+/// A service that was deleted and is made again is another one, and its reals are the same: what passed is counted from
+/// nothing, and what stands counts on, for limits too.
+#[test]
+fn a_service_that_is_made_again_finds_its_reals_connections() {
+    let mut rig = Rig::new(|service| {
+        service.scheduler = Scheduler::RoundRobin;
+        service.reals.retain(|real| real.address != real_address(3));
+        service.reals.iter_mut().for_each(|real| real.upper = 2);
+    });
+    let full = [Err(Verdict::Answer(Answer::PortUnreachable))];
+    assert_eq!(rig.connect(1..=4), [2, 1, 2, 1].map(Ok));
+    assert_eq!(rig.connect(5..=5), full);
+    assert_eq!(rig.passed(), ((4, 4), [(2, 2), (2, 2)]));
+    let both = rig.config.services[0].clone();
+    rig.edit(|service| service.reals.truncate(1));
+    rig.config.services[0] = both.clone();
+    rig.compose();
+    assert_eq!(rig.passed(), ((4, 4), [(2, 2), (2, 2)]), "a real that comes back to its service counts on");
+    rig.edit(|service| service.reals.truncate(1));
+    let one = rig.config.services.remove(0);
+    rig.compose();
+    assert_eq!((rig.send(tcp(6, SYN)), rig.standing(1)), (RESET, (2, 0)));
+    rig.config.services.insert(0, one);
+    rig.compose();
+    assert_eq!((rig.passed(), rig.standing(1)), (((0, 0), [(0, 0), (2, 2)]), (2, 0)));
+    rig.config.services[0] = both;
+    rig.compose();
+    assert_eq!((rig.passed(), rig.standing(2)), (((0, 0), [(0, 0), (0, 0)]), (2, 0)));
+    assert_eq!(rig.connect(7..=7), full, "both are at their limit still");
+    (0..2).for_each(|_| rig.wait(61));
+    assert_eq!((rig.standing(1), rig.standing(2)), ((0, 0), (0, 0)));
+    assert_eq!(rig.connect(8..=9).iter().filter(|sent| sent.is_ok()).count(), 2);
+    assert_eq!(rig.passed(), ((2, 2), [(1, 1), (1, 1)]));
+}
+
+/// What another worker's connections are is known ten milliseconds later at most.
+#[test]
+fn other_workers_connections_count() {
+    let mut rig = Rig::new(|service| service.scheduler = Scheduler::LeastConnection);
+    let peer = Arc::new(Ledger::new(rig.config.limits.services, rig.config.limits.reals));
+    rig.director.set_peers(vec![peer.clone()]);
+    let theirs = |counts: [u64; 3]| peer.reals.iter().zip(counts).for_each(|(real, count)| real.active.set(count));
+    theirs([0, 9, 9]);
+    assert_eq!(rig.connect(1..=2), [Ok(1); 2]);
+    theirs([9, 9, 0]);
+    rig.now = rig.now + Duration::from_micros(9_999);
+    assert_eq!(rig.connect(3..=3), [Ok(1)]);
+    rig.now = rig.now + Duration::from_micros(1);
+    assert_eq!(rig.connect(4..=4), [Ok(3)]);
+}
+
 #[test]
 fn a_client_comes_back_to_its_real() {
     let mut rig = Rig::new(|service| {
@@ -292,7 +353,7 @@ fn a_client_that_comes_in_a_flood_is_remembered() {
     let room = rig.director.templates().room() as u32;
     (0..room * 3 / 4).for_each(|spoofed| _ = rig.send(from(SPOOFED + spoofed, 1, SYN)).unwrap());
     let mut reals: Vec<u8> = slow.clone().map(|client| rig.send(from(client, 1, SYN)).unwrap()).collect();
-    rig.now = rig.now + std::time::Duration::from_secs(4);
+    rig.now = rig.now + Duration::from_secs(4);
     let again: Vec<u8> = slow.clone().map(|client| rig.establish(client, 1)).collect();
     assert_eq!(again, reals, "its template goes only with its connection");
     reals.extend(prompt.clone().map(|client| rig.establish(client, 1)));
