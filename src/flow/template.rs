@@ -83,7 +83,7 @@ pub struct Template {
 }
 
 impl Template {
-    /// Ticks until its time is over; zero: it lives because connections do.
+    /// Ticks until its time is over; zero: it lives because connections do, or the sweep has not come by.
     pub fn left(&self, tick: u32) -> u32 {
         u32::try_from(self.ends.wrapping_sub(tick) as i32).unwrap_or(0)
     }
