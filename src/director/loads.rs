@@ -240,7 +240,7 @@ mod tests {
             [((2, 1), true), ((2, 0), true), ((2, 2), true), ((1, 1), true), ((3, 1), false), ((0, 0), false)]
         {
             let mut rig = Rig::new(2, 1);
-            (rig.begin(), rig.begin());
+            (0..2).for_each(|_| _ = rig.begin());
             assert_eq!(rig.edit(upper, lower), stays, "{upper} {lower}");
         }
         let mut rig = Rig::new(3, 1);
@@ -268,7 +268,8 @@ mod tests {
             assert_eq!(rig.is_overloaded(), stays, "{standing} stand, {upper} {lower}");
         }
         let mut rig = Rig::new(2, 2);
-        (rig.begin(), rig.begin(), rig.own.reals[0].active.sub(1));
+        (0..2).for_each(|_| _ = rig.begin());
+        rig.own.reals[0].active.sub(1);
         assert!(rig.is_overloaded(), "nobody was told");
         rig.loads.passed(&rig.own, &rig.snapshot, REAL);
         assert!(!rig.is_overloaded(), "its end is an end");
@@ -281,7 +282,9 @@ mod tests {
         rig.loads.set_peers(peers.to_vec());
         let at = |micros: u64| Now::from_secs(1) + Duration::from_micros(micros);
         let line = |peer: usize| &peers[peer].reals[0];
-        (line(0).active.set(3), line(1).active.set(4), line(1).inactive.set(5));
+        line(0).active.set(3);
+        line(1).active.set(4);
+        line(1).inactive.set(5);
         rig.begin();
         assert_eq!(rig.refresh(at(0)), Load { active: 8, inactive: 5, overloaded: false });
         line(0).active.set(30);
