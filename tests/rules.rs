@@ -5,13 +5,14 @@ mod common;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::*;
 use drover::clock::Now;
 use drover::config::{
     Config, MatchRule, OnMiss, OnRemoved, Persistence, Ports, Protocol, Scheduler, ServiceConfig, Settings, Takes,
 };
-use drover::counters::Ledger;
+use drover::counters::{Ledger, Traffic};
 use drover::director::Director;
 use drover::flow::FlowTable;
 use drover::packet::{Burst, checksum, ipv4};
@@ -45,6 +46,11 @@ struct Rig {
 impl Rig {
     /// The first service with this changed.
     fn new(change: impl FnOnce(&mut ServiceConfig)) -> Rig {
+        Rig::with_half_open(usize::MAX, change)
+    }
+
+    /// The same where so many half-open connections may have an entry.
+    fn with_half_open(most: usize, change: impl FnOnce(&mut ServiceConfig)) -> Rig {
         let mut config = config();
         let mut service = (*config.services[0]).clone();
         change(&mut service);
@@ -55,7 +61,7 @@ impl Rig {
         let snapshot = composer.compose(1, &config, &|_, address| reach(&[], address)).snapshot;
         let ledger = Arc::new(Ledger::new(config.limits.services, config.limits.reals));
         let table = FlowTable::new(3_000, false, [3, 5]).unwrap();
-        let director = Director::new(tables(table), usize::MAX, &snapshot, 0, ledger.clone());
+        let director = Director::new(tables(table), most, &snapshot, 0, ledger.clone());
         Rig { config, composer, snapshot, director, ledger, now: Now::from_secs(1000), silent: Vec::new() }
     }
 
@@ -68,7 +74,10 @@ impl Rig {
 
     fn compose(&mut self) {
         let (epoch, silent) = (self.snapshot.epoch + 1, self.silent.clone());
-        self.snapshot = self.composer.compose(epoch, &self.config, &|_, address| reach(&silent, address)).snapshot;
+        let composition = self.composer.compose(epoch, &self.config, &|_, address| reach(&silent, address));
+        self.ledger.clear(&composition.recycled.services, &composition.recycled.reals);
+        self.ledger.restart(&composition.came.services, &composition.came.reals);
+        self.snapshot = composition.snapshot;
         self.composer.refresh(epoch, &[1, 2, 3].map(real_address), &|_, address| reach(&silent, address));
         self.director.adopt(self.now, &self.snapshot);
     }
@@ -81,7 +90,7 @@ impl Rig {
     }
 
     fn wait(&mut self, seconds: u64) {
-        self.now = self.now + std::time::Duration::from_secs(seconds);
+        self.now = self.now + Duration::from_secs(seconds);
         self.director.sweep(self.now, &self.snapshot, usize::MAX);
     }
 
@@ -102,6 +111,23 @@ impl Rig {
     /// One new connection from each of these ports, and where they went.
     fn connect(&mut self, ports: impl IntoIterator<Item = u16>) -> Vec<Sent> {
         ports.into_iter().map(|port| self.send(tcp(port, SYN))).collect()
+    }
+
+    /// The real of a new connection that the client completes.
+    fn establish(&mut self, client: u32, port: u16) -> u8 {
+        let real = self.send(from(client, port, SYN)).unwrap();
+        assert_eq!(self.send(from(client, port, ACK)), Ok(real));
+        real
+    }
+
+    fn refused(&self) -> u64 {
+        self.ledger.frames.templates_refused.get()
+    }
+
+    /// Connections and packets of the first service, and of its first two reals.
+    fn passed(&self) -> ((u64, u64), [(u64, u64); 2]) {
+        let of = |traffic: &Traffic| (traffic.connections.get(), traffic.packets.get());
+        (of(&self.ledger.services[0]), [0, 1].map(|real| of(&self.ledger.reals[real])))
     }
 
     /// Of the first service.
@@ -213,6 +239,57 @@ fn limits_turn_away_and_let_in_again() {
     assert!(rig.connect(8..=9).contains(&Ok(2)), "below the lower limit");
 }
 
+/// A service that was deleted and is made again is another one, and its reals are the same: what passed is counted from
+/// nothing, and what stands counts on, for limits too.
+#[test]
+fn a_service_that_is_made_again_finds_its_reals_connections() {
+    let mut rig = Rig::new(|service| {
+        service.scheduler = Scheduler::RoundRobin;
+        service.reals.retain(|real| real.address != real_address(3));
+        service.reals.iter_mut().for_each(|real| real.upper = 2);
+    });
+    let full = [Err(Verdict::Answer(Answer::PortUnreachable))];
+    assert_eq!(rig.connect(1..=4), [2, 1, 2, 1].map(Ok));
+    assert_eq!(rig.connect(5..=5), full);
+    assert_eq!(rig.passed(), ((4, 4), [(2, 2), (2, 2)]));
+    let both = rig.config.services[0].clone();
+    rig.edit(|service| service.reals.truncate(1));
+    rig.config.services[0] = both.clone();
+    rig.compose();
+    assert_eq!(rig.passed(), ((4, 4), [(2, 2), (2, 2)]), "a real that comes back to its service counts on");
+    rig.edit(|service| service.reals.truncate(1));
+    let one = rig.config.services.remove(0);
+    rig.compose();
+    assert_eq!((rig.send(tcp(6, SYN)), rig.standing(1)), (RESET, (2, 0)));
+    rig.config.services.insert(0, one);
+    rig.compose();
+    assert_eq!((rig.passed(), rig.standing(1)), (((0, 0), [(0, 0), (2, 2)]), (2, 0)));
+    rig.config.services[0] = both;
+    rig.compose();
+    assert_eq!((rig.passed(), rig.standing(2)), (((0, 0), [(0, 0), (0, 0)]), (2, 0)));
+    assert_eq!(rig.connect(7..=7), full, "both are at their limit still");
+    (0..2).for_each(|_| rig.wait(61));
+    assert_eq!((rig.standing(1), rig.standing(2)), ((0, 0), (0, 0)));
+    assert_eq!(rig.connect(8..=9).iter().filter(|sent| sent.is_ok()).count(), 2);
+    assert_eq!(rig.passed(), ((2, 2), [(1, 1), (1, 1)]));
+}
+
+/// What another worker's connections are is known ten milliseconds later at most.
+#[test]
+fn other_workers_connections_count() {
+    let mut rig = Rig::new(|service| service.scheduler = Scheduler::LeastConnection);
+    let peer = Arc::new(Ledger::new(rig.config.limits.services, rig.config.limits.reals));
+    rig.director.set_peers(vec![peer.clone()]);
+    let theirs = |counts: [u64; 3]| peer.reals.iter().zip(counts).for_each(|(real, count)| real.active.set(count));
+    theirs([0, 9, 9]);
+    assert_eq!(rig.connect(1..=2), [Ok(1); 2]);
+    theirs([9, 9, 0]);
+    rig.now = rig.now + Duration::from_micros(9_999);
+    assert_eq!(rig.connect(3..=3), [Ok(1)]);
+    rig.now = rig.now + Duration::from_micros(1);
+    assert_eq!(rig.connect(4..=4), [Ok(3)]);
+}
+
 #[test]
 fn a_client_comes_back_to_its_real() {
     let mut rig = Rig::new(|service| {
@@ -229,6 +306,76 @@ fn a_client_comes_back_to_its_real() {
     (0..20).for_each(|_| rig.wait(30));
     assert_eq!(rig.director.templates().len(), 0);
     assert_ne!(rig.connect(6..=6), [Ok(3)]);
+}
+
+fn remembers_clients(service: &mut ServiceConfig) {
+    service.scheduler = Scheduler::RoundRobin;
+    service.settings.persistence = Some(Persistence { seconds: 360, prefix: 32 });
+}
+
+fn from(client: u32, port: u16, flags: u8) -> FrameBuilder {
+    FrameBuilder { source: (Ipv4Addr::from_bits(client), port), ..tcp(0, flags) }
+}
+
+/// SYNs from so many addresses that nobody has, at a service that remembers its clients. Those who are connected keep
+/// their real, for new connections too as long as these get an entry; and soon after the flood, not 360 seconds later,
+/// new clients are remembered again.
+#[test]
+fn a_flood_leaves_room_to_remember_clients() {
+    const KNOWN: u32 = 0x0a01_0001;
+    const SPOOFED: u32 = 0x0a02_0001;
+    const NEW: u32 = 0x0a03_0001;
+    // With few half-open connections before they are in a hurry, and with so many that only the templates are scarce.
+    for half_open in [400, usize::MAX] {
+        let mut rig = Rig::with_half_open(half_open, remembers_clients);
+        let reals: Vec<u8> = (0..20).map(|client| rig.establish(KNOWN + client, 1)).collect();
+        let room = rig.director.templates().room() as u32;
+        for second in 0..12 {
+            for spoofed in 0..room / 4 {
+                rig.send(from(SPOOFED + second * room + spoofed, 1, SYN)).unwrap();
+            }
+            let goes_on = (0..20).map(|client| rig.send(from(KNOWN + client, 1, ACK)).unwrap());
+            assert_eq!(goes_on.collect::<Vec<_>>(), reals, "{half_open}: in the flood's second {second}");
+            let again: Vec<_> = (0..20).map(|client| rig.establish(KNOWN + client, 2 + second as u16)).collect();
+            assert!(again == reals || half_open < usize::MAX, "in the flood's second {second}: {again:?}");
+            rig.wait(1);
+        }
+        let (refused, during) = (rig.refused(), rig.director.templates().len());
+        assert_eq!(refused > 0, half_open == usize::MAX, "{half_open}: {refused}");
+        (0..3).for_each(|_| rig.wait(10));
+        let left = rig.director.templates().len();
+        let patient = 20 + (room as usize / 2).min(half_open / 2) + 1;
+        assert!(left <= patient && left < during, "{half_open}: {left} of {during} are left, {patient} may be");
+        for client in 0..room / 3 {
+            let real = rig.establish(NEW + client, 1);
+            assert_eq!(rig.establish(NEW + client, 2), real, "{half_open}: client {client} is remembered");
+        }
+        assert_eq!(rig.refused(), refused, "{half_open}");
+        let again = (0..20).map(|client| rig.establish(KNOWN + client, 99));
+        assert_eq!(again.collect::<Vec<_>>(), reals, "{half_open}: after the flood");
+    }
+}
+
+/// Who completes a connection while templates are scarce is remembered as ever, also if the first SYN's three seconds
+/// were over when the next one came.
+#[test]
+fn a_client_that_comes_in_a_flood_is_remembered() {
+    const SPOOFED: u32 = 0x0a02_0001;
+    let (prompt, slow) = (0x0a03_0001..0x0a03_0006, 0x0a04_0001..0x0a04_0006);
+    let mut rig = Rig::new(remembers_clients);
+    let room = rig.director.templates().room() as u32;
+    (0..room * 3 / 4).for_each(|spoofed| _ = rig.send(from(SPOOFED + spoofed, 1, SYN)).unwrap());
+    let mut reals: Vec<u8> = slow.clone().map(|client| rig.send(from(client, 1, SYN)).unwrap()).collect();
+    rig.now = rig.now + Duration::from_secs(4);
+    let again: Vec<u8> = slow.clone().map(|client| rig.establish(client, 1)).collect();
+    assert_eq!(again, reals, "its template goes only with its connection");
+    reals.extend(prompt.clone().map(|client| rig.establish(client, 1)));
+    let clients = slow.chain(prompt);
+    clients.clone().for_each(|client| _ = rig.send(from(client, 1, RST)).unwrap());
+    rig.wait(10);
+    rig.wait(300);
+    assert_eq!(rig.ledger.frames.flows.get(), 0);
+    assert_eq!(clients.map(|client| rig.establish(client, 2)).collect::<Vec<_>>(), reals);
 }
 
 #[test]

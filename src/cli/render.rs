@@ -370,8 +370,12 @@ fn flows(total: &FrameStats, style: Style) -> String {
             format!("  {packets} packets forwarded without an entry: a table, or its half-open part, was full\n")
         }
     };
+    let unremembered = match total.templates_refused {
+        0 => String::new(),
+        times => format!("  {times} times there was no room to remember a client of a persistent service\n"),
+    };
     format!(
-        "{}\n  {} in the tables; {} entered, {} ended\n{stateless}",
+        "{}\n  {} in the tables; {} entered, {} ended\n{stateless}{unremembered}",
         style.heading("Flows"),
         total.flows,
         total.flows_created,

@@ -302,6 +302,7 @@ fn frame_stats(ledger: &Ledger) -> FrameStats {
         flows_created: frames.flows_created.get(),
         flows_expired: frames.flows_expired.get(),
         stateless: frames.stateless.get(),
+        templates_refused: frames.templates_refused.get(),
         turns: frames.turns.get(),
         waits: frames.waits.get(),
     }
@@ -326,6 +327,7 @@ fn add(total: &mut FrameStats, worker: &FrameStats) {
         flows_created,
         flows_expired,
         stateless,
+        templates_refused,
         turns,
         waits,
     } = worker;
@@ -345,6 +347,7 @@ fn add(total: &mut FrameStats, worker: &FrameStats) {
     total.flows_created += flows_created;
     total.flows_expired += flows_expired;
     total.stateless += stateless;
+    total.templates_refused += templates_refused;
     total.turns += turns;
     total.waits += waits;
 }

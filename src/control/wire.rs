@@ -506,6 +506,9 @@ pub struct FrameStats {
     /// Of the forwarded: without an entry, because the table or the half-open connections are at their limit.
     #[serde(default)]
     pub stateless: u64,
+    /// Clients of persistent services that there was no room to remember.
+    #[serde(default)]
+    pub templates_refused: u64,
     pub turns: u64,
     pub waits: u64,
 }

@@ -49,6 +49,8 @@ pub struct Choice {
     pub real: RealId,
     /// Of a persistent service: the client, whether its template chose, and the template's turn.
     template: Option<(TemplateKey, bool, bool)>,
+    /// The connection is half open while such, or templates, are scarce: it and its template are not waited for long.
+    hurried: bool,
 }
 
 impl Choosing {
@@ -112,7 +114,7 @@ impl Choosing {
             let bound = scene.snapshot.real(real);
             let drained = bound.weight == 0 && service.settings.expire_quiescent;
             if bound.serves(generation) && !drained {
-                return Ok(Choice { real, template: Some((client, true, turn)) });
+                return Ok(Choice { real, template: Some((client, true, turn)), hurried: false });
             }
             match bound.generation == generation {
                 true => self.templates.spend(client),
@@ -126,7 +128,8 @@ impl Choosing {
         let schedule = self.schedules.get_mut(service.id.index()).and_then(Option::as_mut);
         let real = schedule.and_then(|schedule| schedule.choose(&service.roster, opening, load, scene.tick));
         let real = real.ok_or_else(|| nobody(service, opening))?;
-        Ok(Choice { real, template: client.map(|client| (client, false, self.templates.next_turn(client, real))) })
+        let template = client.map(|client| (client, false, self.templates.next_turn(client, real)));
+        Ok(Choice { real, template, hurried: false })
     }
 
     /// Enters a new flow in the state `to`. What has run out and is in its way goes.
@@ -135,11 +138,16 @@ impl Choosing {
         flows: &mut Table<K, Q>,
         scene: Scene<'_>,
         candidate: &Candidate<'_, K>,
-        choice: Choice,
+        mut choice: Choice,
         to: FlowState,
     ) -> Result<(), TableFull> {
         let real = scene.snapshot.real(choice.real);
         let mut pin = Pin::new(choice.real, to, self.end_of(to, scene.tick)).of_generation(real.generation);
+        let scarce = self.is_hurried() || self.templates.are_scarce();
+        if choice.template.is_some() && is_half_open(pin) && scarce {
+            choice.hurried = true;
+            pin = pin.moved_to(pin.state(), scene.tick.wrapping_add(HURRIED_TICKS));
+        }
         if let Some((client, _, turn)) = choice.template {
             pin = pin.persistent(self.mask_of(scene.snapshot, client.service), turn);
         }
@@ -155,14 +163,14 @@ impl Choosing {
     /// A connection of the client has begun, and its template knows.
     pub fn remember(&mut self, scene: Scene<'_>, choice: Choice) {
         match choice.template {
-            Some((client, true, _)) => self.templates.use_again(client, scene.tick),
+            Some((client, true, _)) => self.templates.use_again(client, choice.hurried, scene.tick),
             Some((client, false, turn)) => {
                 let persistence =
                     scene.snapshot.service(client.service).and_then(|service| service.settings.persistence);
                 let patience = persistence.map_or(0, |how| how.seconds.saturating_mul(TICKS_PER_SECOND));
                 let generation = scene.snapshot.real(choice.real).generation;
                 let pinned = Pinned { real: choice.real, generation, turn };
-                if !self.templates.bind(client, pinned, patience, scene.tick) {
+                if !self.templates.bind(client, pinned, patience, choice.hurried, scene.tick) {
                     scene.ledger.frames.templates_refused.add(1);
                 }
             }
@@ -259,6 +267,10 @@ impl Choosing {
         self.half_open >= self.half_open_most
     }
 
+    fn is_hurried(&self) -> bool {
+        self.half_open > self.half_open_most / 2
+    }
+
     /// A connection goes on without an entry.
     pub fn note_stateless(&mut self, tick: u32) {
         self.stateless_until = tick.wrapping_add(STATELESS_TICKS);
@@ -272,8 +284,7 @@ impl Choosing {
     /// With more than half of the half-open connections that may have an entry, SYNs wait for seconds, not a minute.
     fn count_half_open(&mut self, more: usize, fewer: usize) {
         self.half_open = self.half_open + more - fewer;
-        let hurried = self.half_open > self.half_open_most / 2;
-        let patience = if hurried { HURRIED_TICKS } else { timeout_ticks(FlowState::SynRecv) };
+        let patience = if self.is_hurried() { HURRIED_TICKS } else { timeout_ticks(FlowState::SynRecv) };
         self.timeouts.set(FlowState::SynRecv, patience);
     }
 

@@ -144,3 +144,182 @@ impl Counts {
 fn counts_of(traffic: &Traffic) -> Counts {
     Counts { active: traffic.active.get() as u32, inactive: traffic.inactive.get() as u32 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    use crate::config::{Protocol, Scheduler, Settings, Takes};
+    use crate::packet::Mac;
+    use crate::service::{Reach, RealPlan, ServicePlan, Station};
+
+    const REAL: RealId = RealId(0);
+
+    /// One real of one service, and who counts its connections.
+    struct Rig {
+        loads: Loads,
+        own: Ledger,
+        snapshot: Snapshot,
+    }
+
+    impl Rig {
+        fn new(upper: u32, lower: u32) -> Rig {
+            let network = "10.9.0.10/24".parse().unwrap();
+            let station = Station { mac: Mac([2, 0, 0, 0, 0, 1]), network, vlan: None, mtu: 1500 };
+            let address = Ipv4Addr::new(10, 9, 0, 11).into();
+            let reach = Reach::At(Mac([2, 0, 0, 0, 0, 2]));
+            let real = RealPlan { address, port: 80, weight: 1, upper, lower, egress: 0, reach };
+            let takes = Takes::exact(Protocol::Tcp, Ipv4Addr::new(10, 9, 0, 100), 80);
+            let scheduler = Scheduler::LeastConnection;
+            let plan = ServicePlan { takes, scheduler, settings: Settings::default(), reals: vec![real] };
+            let snapshot = Snapshot::lay_out(1, vec![station], &[plan]);
+            let own = Ledger::new(snapshot.services.len(), snapshot.reals.len());
+            let mut loads = Loads::new(&own);
+            loads.adopt(&snapshot, &own);
+            Rig { loads, own, snapshot }
+        }
+
+        fn is_overloaded(&self) -> bool {
+            self.loads.of(&self.own, REAL).overloaded
+        }
+
+        /// One more connection, and whether that was the last.
+        fn begin(&mut self) -> bool {
+            self.own.reals[0].active.add(1);
+            self.loads.began(&self.own, &self.snapshot, REAL);
+            self.is_overloaded()
+        }
+
+        /// One fewer.
+        fn end(&mut self) -> bool {
+            self.own.reals[0].active.sub(1);
+            self.loads.ended(&self.own, &self.snapshot, REAL);
+            self.is_overloaded()
+        }
+
+        fn edit(&mut self, upper: u32, lower: u32) -> bool {
+            (self.snapshot.reals[0].upper, self.snapshot.reals[0].lower) = (upper, lower);
+            self.loads.adopt(&self.snapshot, &self.own);
+            self.is_overloaded()
+        }
+
+        fn refresh(&mut self, now: Now) -> Load {
+            let service = self.snapshot.services[0].clone().unwrap();
+            let (snapshot, ledger) = (&self.snapshot, &self.own);
+            let scene = Scene { now, tick: now.tick(), snapshot, ledger, traffic: &ledger.reals, longest: &1500 };
+            self.loads.refresh(service.id, &service.roster, scene);
+            self.loads.of(&self.own, REAL)
+        }
+    }
+
+    #[test]
+    fn a_limit_is_reached_from_below_and_left_from_above() {
+        let mut rig = Rig::new(4, 2);
+        assert_eq!([rig.begin(), rig.begin(), rig.begin(), rig.begin()], [false, false, false, true]);
+        assert_eq!([rig.end(), rig.end(), rig.end()], [true, true, false], "below the lower limit");
+        assert_eq!([rig.begin(), rig.begin(), rig.begin()], [false, false, true]);
+        let mut rig = Rig::new(2, 1);
+        rig.own.reals[0].inactive.add(1);
+        assert_eq!([rig.begin(), rig.end()], [true, true], "inactive ones count as well");
+        let mut rig = Rig::new(0, 0);
+        assert!((0..100).all(|_| !rig.begin()), "no limit");
+    }
+
+    #[test]
+    fn without_a_lower_limit_it_is_left_below_three_quarters_of_the_upper() {
+        for (upper, left) in [(1, 0), (2, 1), (4, 2), (5, 3), (8, 5), (100, 74)] {
+            let mut rig = Rig::new(upper, 0);
+            (0..upper).for_each(|_| _ = rig.begin());
+            let mut total = upper;
+            while rig.is_overloaded() {
+                rig.end();
+                total -= 1;
+            }
+            assert_eq!(total, left, "of {upper}");
+        }
+    }
+
+    #[test]
+    fn an_edit_takes_the_flag_from_whose_upper_limit_it_raises_and_gives_it_to_nobody() {
+        for ((upper, lower), stays) in
+            [((2, 1), true), ((2, 0), true), ((2, 2), true), ((1, 1), true), ((3, 1), false), ((0, 0), false)]
+        {
+            let mut rig = Rig::new(2, 1);
+            (0..2).for_each(|_| _ = rig.begin());
+            assert_eq!(rig.edit(upper, lower), stays, "{upper} {lower}");
+        }
+        let mut rig = Rig::new(3, 1);
+        assert!(!rig.begin() && !rig.edit(3, 1) && !rig.begin() && !rig.edit(2, 1), "the next that begins gives it");
+        assert!(rig.begin());
+        let mut rig = Rig::new(0, 0);
+        (0..3).for_each(|_| _ = rig.begin());
+        assert!(!rig.edit(2, 1), "it has more already, but none has begun since");
+        assert!(rig.begin());
+        assert!(!rig.edit(5, 1) && rig.begin(), "five");
+        assert!(rig.edit(4, 1), "raised before, lowered now");
+        rig.snapshot.reals[0].generation += 1;
+        assert!(!rig.edit(4, 1), "its connections were ended, or the number is another real's");
+        assert_eq!(rig.loads.of(&rig.own, REAL).active, 0);
+    }
+
+    /// A datagram that is scheduled by itself is a connection while it passes, and none after.
+    #[test]
+    fn what_passes_can_reach_a_limit_and_leaves_it_at_once() {
+        for (standing, upper, lower, stays) in
+            [(0, 1, 0, false), (0, 2, 0, false), (1, 2, 2, false), (1, 2, 1, true), (1, 3, 1, false), (3, 4, 0, true)]
+        {
+            let mut rig = Rig::new(upper, lower);
+            assert!((0..standing).all(|_| !rig.begin()));
+            rig.loads.passed(&rig.own, &rig.snapshot, REAL);
+            assert_eq!(rig.is_overloaded(), stays, "{standing} stand, {upper} {lower}");
+        }
+        let mut rig = Rig::new(2, 2);
+        (0..2).for_each(|_| _ = rig.begin());
+        rig.own.reals[0].active.sub(1);
+        assert!(rig.is_overloaded(), "nobody was told");
+        rig.loads.passed(&rig.own, &rig.snapshot, REAL);
+        assert!(!rig.is_overloaded(), "its end is an end");
+    }
+
+    #[test]
+    fn the_others_loads_are_ten_milliseconds_old_at_most() {
+        let mut rig = Rig::new(0, 0);
+        let peers = [(); 2].map(|_| Arc::new(Ledger::new(1, 1)));
+        rig.loads.set_peers(peers.to_vec());
+        let at = |micros: u64| Now::from_secs(1) + Duration::from_micros(micros);
+        let line = |peer: usize| &peers[peer].reals[0];
+        line(0).active.set(3);
+        line(1).active.set(4);
+        line(1).inactive.set(5);
+        rig.begin();
+        assert_eq!(rig.refresh(at(0)), Load { active: 8, inactive: 5, overloaded: false });
+        line(0).active.set(30);
+        rig.begin();
+        assert_eq!(rig.refresh(at(9_999)).active, 9, "its own at once, theirs are as they were");
+        assert_eq!(rig.refresh(at(10_000)).active, 36);
+        assert_eq!(rig.refresh(at(15_000)).active, 36);
+        line(0).active.set(0);
+        assert_eq!(rig.refresh(at(19_999)).active, 36, "ten milliseconds from the last question on");
+        assert_eq!(rig.refresh(at(20_000)).active, 6);
+        // Some that began elsewhere were counted out here.
+        rig.own.reals[0].active.sub(5);
+        assert_eq!(rig.refresh(at(20_000)).active, 1);
+        rig.own.reals[0].active.sub(5);
+        assert_eq!(rig.refresh(at(20_000)).active, 0, "not four thousand millions");
+    }
+
+    #[test]
+    fn what_began_and_ended_elsewhere_reaches_and_leaves_limits() {
+        let mut rig = Rig::new(4, 2);
+        let peer = Arc::new(Ledger::new(1, 1));
+        rig.loads.set_peers(vec![peer.clone()]);
+        let mut overloaded = |seconds, theirs| {
+            peer.reals[0].active.set(theirs);
+            rig.refresh(Now::from_secs(seconds)).overloaded
+        };
+        let said: Vec<bool> = [3, 4, 2, 1, 3].into_iter().zip(1..).map(|(theirs, at)| overloaded(at, theirs)).collect();
+        assert_eq!(said, [false, true, true, false, false]);
+        assert!(rig.begin(), "theirs and its own together");
+    }
+}

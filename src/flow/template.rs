@@ -2,6 +2,10 @@
 //!
 //! A template lives as long as its service says after the last connection that used it, and as long as one of these
 //! connections does. There is room for so many, allocated at the start; a client beyond that is scheduled like any other.
+//!
+//! Spoofed clients must not keep that room. A connection that begins half open while such connections, or templates, are
+//! scarce is *hurried*; a template that none but hurried connections have used goes with the last of them, unless one of
+//! them was established: from then on it is like any other.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -67,6 +71,8 @@ pub struct Template {
     pub assured: bool,
     /// Its real was of no use when a client came back: another template has taken its place.
     pub spent: bool,
+    /// It goes with the last of its connections: all of them were hurried, and none has been established yet.
+    hurried: bool,
     /// How long it lives after a connection has used it.
     patience: u32,
     ends: u32,
@@ -77,7 +83,7 @@ pub struct Template {
 }
 
 impl Template {
-    /// Ticks until its time is over; zero: it lives because connections do.
+    /// Ticks until its time is over; zero: it lives because connections do, or the sweep has not come by.
     pub fn left(&self, tick: u32) -> u32 {
         u32::try_from(self.ends.wrapping_sub(tick) as i32).unwrap_or(0)
     }
@@ -110,6 +116,11 @@ impl Templates {
         self.len() == 0
     }
 
+    /// Whether more than half of the room is taken.
+    pub fn are_scarce(&self) -> bool {
+        self.len() > self.room() / 2
+    }
+
     pub fn room(&self) -> usize {
         self.templates.len()
     }
@@ -131,8 +142,9 @@ impl Templates {
     }
 
     /// A connection of the client begins with its template's real.
-    pub fn use_again(&mut self, key: TemplateKey, tick: u32) {
+    pub fn use_again(&mut self, key: TemplateKey, hurried: bool, tick: u32) {
         if let Some(template) = self.places.get(&key).copied().and_then(|place| self.get_mut(place)) {
+            template.hurried &= hurried;
             template.ends = tick.wrapping_add(template.patience);
             template.connections += 1;
         }
@@ -146,20 +158,24 @@ impl Templates {
     }
 
     /// A connection of the client begins with a real of the scheduler's choice, which is remembered if there is room.
-    pub fn bind(&mut self, key: TemplateKey, pinned: Pinned, patience: u32, tick: u32) -> bool {
+    pub fn bind(&mut self, key: TemplateKey, pinned: Pinned, patience: u32, hurried: bool, tick: u32) -> bool {
         self.spend(key);
         let Some(place) = self.free.pop() else { return false };
         let ends = tick.wrapping_add(patience);
         let older = self.places.insert(key, place);
-        let template = Template { key, pinned, assured: false, spent: false, patience, ends, connections: 1, older };
+        let (assured, spent, connections) = (false, false, 1);
+        let template = Template { key, pinned, assured, spent, hurried, patience, ends, connections, older };
         self.templates[place as usize] = Some(template);
         true
     }
 
     /// A connection of the client is established; false: it is of no template with this key.
     pub fn assure(&mut self, key: TemplateKey, pinned: Pinned) -> bool {
-        let template = self.of_connection(key, pinned).and_then(|place| self.get_mut(place));
-        template.map(|template| template.assured = true).is_some()
+        let Some(template) = self.of_connection(key, pinned).and_then(|place| self.get_mut(place)) else {
+            return false;
+        };
+        (template.assured, template.hurried) = (true, false);
+        true
     }
 
     /// A connection of the client ended at `tick`; false: it was of no template with this key.
@@ -167,8 +183,13 @@ impl Templates {
         let Some(place) = self.of_connection(key, pinned) else { return false };
         // It was there until then.
         self.expire(place, tick);
-        let template = self.get_mut(place);
-        template.map(|template| template.connections = template.connections.saturating_sub(1)).is_some()
+        let Some(template) = self.get_mut(place) else { return false };
+        template.connections = template.connections.saturating_sub(1);
+        if template.hurried && template.connections == 0 {
+            // Over, but not removed: the connection may be in the way of the one for which it was just found.
+            template.ends = tick;
+        }
+        true
     }
 
     /// The turn of the client's next template that leads to this real.
@@ -274,16 +295,16 @@ mod tests {
     #[test]
     fn a_template_lives_as_long_as_it_is_used_or_a_connection_of_it_lives() {
         let mut templates = Templates::new(4);
-        assert!(templates.bind(key(1), to(3), 5 * MINUTE, 0));
+        assert!(templates.bind(key(1), to(3), 5 * MINUTE, false, 0));
         assert_eq!(of(&mut templates, 1, 5 * MINUTE - 1), Some(3));
         assert_eq!(of(&mut templates, 1, 5 * MINUTE), Some(3), "its connection is still there");
         assert!(templates.release(key(1), to(3), 5 * MINUTE));
         assert_eq!(templates.find(key(1), 6 * MINUTE - 1).map(|found| found.left(6 * MINUTE - 1)), Some(1));
         assert_eq!(of(&mut templates, 1, 6 * MINUTE), None);
         assert!(templates.is_empty());
-        assert!(templates.bind(key(1), to(4), 5 * MINUTE, 0));
+        assert!(templates.bind(key(1), to(4), 5 * MINUTE, false, 0));
         assert!(templates.release(key(1), to(4), MINUTE));
-        templates.use_again(key(1), 4 * MINUTE);
+        templates.use_again(key(1), false, 4 * MINUTE);
         assert!(templates.release(key(1), to(4), 5 * MINUTE));
         templates.sweep(9 * MINUTE - 1, 100, |_| true);
         assert_eq!(templates.len(), 1);
@@ -295,7 +316,7 @@ mod tests {
     #[test]
     fn a_template_lives_until_the_minute_after_its_last_connection() {
         let mut templates = Templates::new(1);
-        assert!(templates.bind(key(1), to(3), MINUTE, 0));
+        assert!(templates.bind(key(1), to(3), MINUTE, false, 0));
         assert!(templates.release(key(1), to(3), 3 * MINUTE / 2));
         templates.sweep(2 * MINUTE - 1, 1, |_| true);
         assert_eq!(templates.len(), 1, "it was there when the template's time was over first");
@@ -306,11 +327,11 @@ mod tests {
     #[test]
     fn a_spent_template_lives_as_long_as_the_connections_that_began_by_it() {
         let mut templates = Templates::new(3);
-        assert!(templates.bind(key(1), to(3), MINUTE, 0));
+        assert!(templates.bind(key(1), to(3), MINUTE, false, 0));
         templates.spend(key(1));
         assert_eq!(of(&mut templates, 1, 1), None);
         assert_eq!(templates.iter().filter(|template| template.spent).count(), 1);
-        assert!(templates.bind(key(1), to(4), MINUTE, 5));
+        assert!(templates.bind(key(1), to(4), MINUTE, false, 5));
         assert!(templates.assure(key(1), to(3)), "its connection goes on");
         assert!(!templates.assure(key(2), to(3)) && !templates.assure(key(1), to(5)));
         assert_eq!(templates.find(key(1), 6).map(|found| (found.pinned, found.assured)), Some((to(4), false)));
@@ -324,12 +345,64 @@ mod tests {
     }
 
     #[test]
+    fn a_hurried_template_goes_with_its_last_connection() {
+        let mut templates = Templates::new(2);
+        assert!(templates.bind(key(1), to(3), MINUTE, true, 0));
+        templates.use_again(key(1), true, 10);
+        assert!(templates.release(key(1), to(3), 24));
+        templates.sweep(30, 2, |_| true);
+        assert_eq!(of(&mut templates, 1, 30), Some(3), "its second connection is still there");
+        assert!(templates.release(key(1), to(3), 34));
+        assert_eq!(templates.at(0).or(templates.at(1)).map(|over| over.left(34)), Some(0));
+        templates.sweep(34, 2, |_| true);
+        assert!(templates.is_empty());
+        // Found when its connection had run out, which is cleared to make room for the one that it was found for.
+        assert!(templates.bind(key(1), to(3), MINUTE, true, 100));
+        assert_eq!(of(&mut templates, 1, 130), Some(3));
+        assert!(templates.release(key(1), to(3), 124));
+        templates.use_again(key(1), true, 130);
+        assert_eq!(of(&mut templates, 1, 130), Some(3), "it is used again");
+        // The end of its connection is noticed late, when the template has had its grace: it goes all the same.
+        templates.sweep(130 + MINUTE, 2, |_| true);
+        assert!(templates.release(key(1), to(3), 154));
+        templates.sweep(131 + MINUTE, 2, |_| true);
+        assert!(templates.is_empty(), "no minute more for a connection that was half open");
+    }
+
+    #[test]
+    fn a_hurried_template_is_like_any_other_as_soon_as_a_connection_is_more_than_half_open() {
+        let left = |templates: &mut Templates| templates.find(key(1), 30).map(|found| (found.assured, found.left(30)));
+        let mut templates = Templates::new(1);
+        assert!(templates.bind(key(1), to(3), MINUTE, true, 7));
+        assert!(templates.assure(key(1), to(3)) && templates.release(key(1), to(3), 24));
+        assert_eq!(left(&mut templates), Some((true, MINUTE + 7 - 30)), "established");
+        templates.sweep(MINUTE + 7, 1, |_| true);
+        assert!(templates.is_empty());
+        assert!(templates.bind(key(1), to(3), MINUTE, true, 7));
+        templates.use_again(key(1), false, 8);
+        assert!(templates.release(key(1), to(3), 24) && templates.release(key(1), to(3), 24));
+        assert_eq!(left(&mut templates), Some((false, MINUTE + 8 - 30)), "used when there was no hurry");
+        templates.use_again(key(1), true, 25);
+        assert!(templates.release(key(1), to(3), 28));
+        assert_eq!(left(&mut templates), Some((false, MINUTE + 25 - 30)), "and in a hurry after that");
+    }
+
+    #[test]
+    fn templates_are_scarce_when_half_are_taken() {
+        let mut templates = Templates::new(4);
+        for (client, scarce) in [(1, false), (2, false), (3, true)] {
+            assert!(templates.bind(key(client), to(3), MINUTE, false, 0));
+            assert_eq!(templates.are_scarce(), scarce, "{client} of 4");
+        }
+    }
+
+    #[test]
     fn templates_of_one_real_are_told_apart() {
         let mut templates = Templates::new(3);
-        assert!(!templates.next_turn(key(1), RealId(3)) && templates.bind(key(1), to(3), MINUTE, 0));
-        assert!(templates.bind(key(1), to(4), MINUTE, 0));
+        assert!(!templates.next_turn(key(1), RealId(3)) && templates.bind(key(1), to(3), MINUTE, false, 0));
+        assert!(templates.bind(key(1), to(4), MINUTE, false, 0));
         let again = Pinned { turn: templates.next_turn(key(1), RealId(3)), ..to(3) };
-        assert!(again.turn && templates.bind(key(1), again, MINUTE, 0));
+        assert!(again.turn && templates.bind(key(1), again, MINUTE, false, 0));
         assert!(templates.release(key(1), to(3), 1) && !templates.release(key(1), to(3), 1));
         assert!(templates.release(key(1), again, 1));
     }
@@ -337,8 +410,8 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many() {
         let mut templates = Templates::new(2);
-        assert!(templates.bind(key(1), to(3), MINUTE, 0) && templates.bind(key(1), to(4), MINUTE, 5));
-        assert!(!templates.bind(key(2), to(4), MINUTE, 5), "there is no room");
+        assert!(templates.bind(key(1), to(3), MINUTE, false, 0) && templates.bind(key(1), to(4), MINUTE, false, 5));
+        assert!(!templates.bind(key(2), to(4), MINUTE, false, 5), "there is no room");
         assert_eq!((of(&mut templates, 2, 6), of(&mut templates, 1, 6)), (None, Some(4)));
     }
 
@@ -350,9 +423,10 @@ mod tests {
         for tick in 0..20_000 {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             let (client, real) = ((state >> 33) as u32 % 4, (state >> 40) as u16 % 3);
+            let hurried = state >> 60 & 1 == 0;
             match (state >> 50) % 5 {
-                0 => _ = templates.bind(key(client), to(real), 40, tick),
-                1 if templates.find(key(client), tick).is_some() => templates.use_again(key(client), tick),
+                0 => _ = templates.bind(key(client), to(real), 40, hurried, tick),
+                1 if templates.find(key(client), tick).is_some() => templates.use_again(key(client), hurried, tick),
                 2 => templates.spend(key(client)),
                 3 => _ = templates.release(key(client), to(real), tick),
                 _ => templates.sweep(tick, 3, |_| true),

@@ -84,7 +84,7 @@ mod tests {
         let header = ip.header().to_header();
         assert_eq!((header.source, header.destination), (VIP.octets(), CLIENT.octets()));
         assert_eq!(header.header_checksum, header.calc_header_checksum());
-        assert_eq!(header.time_to_live, 64);
+        assert_eq!((header.time_to_live, header.dont_fragment, header.more_fragments), (64, false, false));
         let Some(TransportSlice::Icmpv4(icmp)) = &packet.transport else { panic!("no ICMP") };
         let Icmpv4Type::EchoReply(echo) = icmp.icmp_type() else { panic!("no echo reply") };
         assert_eq!((echo.id, echo.seq), (0x1234, 5));
@@ -126,7 +126,17 @@ mod tests {
             let frame = with_ip(request(b"x"), |ip| ip[6..8].copy_from_slice(&flags));
             assert!(answer(&frame).is_none(), "{flags:?}");
         }
-        assert!(answer(&with_ip(request(b"x"), |ip| ip[6..8].copy_from_slice(&[0x40, 0]))).is_some());
+    }
+
+    /// As the kernel's answer, which is `df=0` to a request that must not be cut.
+    #[test]
+    fn the_answer_may_be_cut_whatever_the_request_might() {
+        for flags in [[0, 0], [0x40, 0]] {
+            let frame = with_ip(request(b"x"), |ip| ip[6..8].copy_from_slice(&flags));
+            let answer = answer(&frame).unwrap();
+            assert_eq!(answer[20..22], [0, 0], "{flags:?}");
+            judge(&answer, b"x");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use drover::control::wire::TrafficEntry;
+use drover::control::wire::{Stats, TrafficEntry};
 use drover::sim::frames::FrameBuilder;
 
 use crate::director::eventually;
@@ -306,4 +306,39 @@ fn all_verbs_at_once_under_load_disturb_nobody() {
     live.ledgers_add_up();
     live.does("reload");
     assert_eq!(live.does("timeouts"), "Timeout (tcp tcpfin udp): 900 120 300\n");
+}
+
+#[test]
+fn clients_that_were_not_remembered_are_shown() {
+    let live = live();
+    live.does("service edit tcp 10.9.0.100:80 -s rr -p 360");
+    for client in 0..6_000 {
+        let client = Ipv4Addr::from_bits(0x0a01_0001 + client);
+        live.send(FrameBuilder::tcp((client, 1), WEB, SYN).build());
+    }
+    eventually("all have reached a server", || live.served(11) + live.served(12) == 6_000);
+    let stats: Stats = serde_json::from_str(&live.does("--json stats")).unwrap();
+    let refused: Vec<u64> = stats.workers.iter().map(|worker| worker.templates_refused).collect();
+    assert!(refused.iter().all(|count| (1..3_000).contains(count)), "{refused:?}");
+    assert_eq!(stats.total.templates_refused, refused.iter().sum::<u64>());
+    let said = format!("  {} times there was no room to remember a client", stats.total.templates_refused);
+    let shown = live.does("stats");
+    assert!(shown.contains(&said), "{shown}");
+}
+
+#[test]
+fn a_service_that_is_made_again_counts_anew_what_passes_and_not_what_stands() {
+    let live = live();
+    let servers: Vec<u8> = (0..10).map(|port| live.server_of(2000 + port, WEB, SYN)).collect();
+    let eleven = servers.iter().filter(|server| **server == 11).count() as u64;
+    let traffic = || {
+        let services = live.services();
+        let of = |entry: &TrafficEntry| (entry.connections, entry.packets, entry.bytes, entry.active);
+        (of(&services[0].traffic), of(&services[0].reals[0].traffic))
+    };
+    assert_eq!(traffic(), ((10, 10, 400, 10), (eleven, eleven, 40 * eleven, eleven)));
+    live.does("service delete tcp 10.9.0.100:80");
+    live.does("service add tcp 10.9.0.100:80 -s rr");
+    live.does("real add tcp 10.9.0.100:80 10.9.0.11");
+    assert_eq!(traffic(), ((0, 0, 0, 10), (0, 0, 0, eleven)));
 }

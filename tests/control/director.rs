@@ -292,6 +292,7 @@ pub fn stats() -> Stats {
         flows_created: 40,
         flows_expired: 28,
         stateless: 7,
+        templates_refused: 5,
         turns: 5000,
         waits: 42,
     };
@@ -308,6 +309,7 @@ pub fn stats() -> Stats {
         flows_created: 9,
         flows_expired: 2,
         stateless: 0,
+        templates_refused: 1,
         turns: 4000,
         waits: 40,
         ..FrameStats::default()
@@ -330,6 +332,7 @@ fn total(first: &FrameStats, second: &FrameStats) -> FrameStats {
         flows_created: first.flows_created + second.flows_created,
         flows_expired: first.flows_expired + second.flows_expired,
         stateless: first.stateless + second.stateless,
+        templates_refused: first.templates_refused + second.templates_refused,
         turns: first.turns + second.turns,
         waits: first.waits + second.waits,
         ..first.clone()
