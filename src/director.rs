@@ -318,42 +318,44 @@ impl Choosing {
         let (wanted, notes) = (candidates.wanted(), candidates.notes());
         let mut hints = [Hint::default(); BURST];
         K::own(tables).seek_burst(lanes, wanted, &mut hints);
-        let mut run = Run::default();
-        for ((wanted, note), &hint) in wanted.iter().zip(notes).zip(&hints) {
+        let mut steered = [None; BURST];
+        for (((wanted, note), &hint), steered) in wanted.iter().zip(notes).zip(&hints).zip(&mut steered) {
             let known = K::own(tables).find_at(lanes, hint, wanted.0, scene.tick);
-            let frame = frames[usize::from(note.place)].bytes_mut();
-            let sent = self.steer(tables, scene, Candidate { wanted, note }, known, frame, &mut run);
-            verdicts[usize::from(note.place) % BURST] = match sent {
-                Ok(port) => Verdict::Forward { port },
-                Err(verdict) => verdict,
-            };
+            *steered = self.steer(K::own(tables), scene, Candidate { wanted, note }, known);
+            if steered.is_none() {
+                let frame = frames[usize::from(note.place)].bytes_mut();
+                let sent = self.consider(tables, scene, &Candidate { wanted, note }, frame);
+                verdicts[usize::from(note.place) % BURST] = verdict_of(sent);
+            }
+        }
+        let mut run = Run::default();
+        for (note, steered) in notes.iter().zip(&steered) {
+            if let Some(id) = *steered {
+                let (real, frame) = (scene.snapshot.real(id), frames[usize::from(note.place)].bytes_mut());
+                scene.count(&mut run, id, real.service, note.packet);
+                let port = dr::rewrite(K::MAY_BE_V6, frame, note.packet, real);
+                verdicts[usize::from(note.place) % BURST] = Verdict::Forward { port };
+            }
         }
         run.end(scene.ledger);
     }
 
-    /// A packet for a service: to its flow's real, if nothing else is to be said.
+    /// The real of a packet's flow, if that goes on as it is and nothing else is to be said.
     #[inline(always)]
-    fn steer<K: Twin<O, Q, P>, O: ClientKey<P>, const Q: usize, const P: usize>(
+    fn steer<K: ClientKey<Q>, const Q: usize>(
         &mut self,
-        tables: &mut Tables,
+        flows: &mut Table<K, Q>,
         scene: Scene<'_>,
         candidate: Candidate<'_, K>,
         known: Option<(Slot, Pin)>,
-        frame: &mut [u8],
-        run: &mut Run,
-    ) -> Sent {
-        if let Some((slot, pin)) = known {
-            let (real, &Note { packet, event, .. }) = (scene.snapshot.real(pin.real()), candidate.note);
-            if real.serves(pin.generation()) && event.goes_on() {
-                self.renew(K::own(tables), scene, event, Flow { key: candidate.key(), slot, pin });
-                scene.count(run, pin.real(), real.service, packet);
-                if !dr::passes(packet, real) {
-                    return forward(scene, packet, pin.real(), real, frame);
-                }
-                return Ok(dr::rewrite(K::MAY_BE_V6, frame, packet, real));
-            }
+    ) -> Option<RealId> {
+        let (slot, pin) = known?;
+        let (real, &Note { packet, event, .. }) = (scene.snapshot.real(pin.real()), candidate.note);
+        if !real.serves(pin.generation()) || !event.goes_on() || !dr::passes(packet, real) {
+            return None;
         }
-        self.consider(tables, scene, &candidate, frame)
+        self.renew(flows, scene, event, Flow { key: candidate.key(), slot, pin });
+        Some(pin.real())
     }
 
     /// The same for a packet that begins a flow, perhaps again; whose real is not what it was; that cannot go there; or
@@ -581,8 +583,6 @@ fn forward_new<K: ClientKey<Q>, const Q: usize>(
 }
 
 /// A packet of a connection, to its real. What its sender is told instead is counted with what its real got.
-#[cold]
-#[inline(never)]
 fn forward(scene: Scene<'_>, packet: dr::Packet, id: RealId, real: &Real, frame: &mut [u8]) -> Sent {
     let forwarded = dr::forward(frame, packet, real, *scene.longest);
     forwarded.inspect_err(|verdict| scene.count_told(*verdict, id, real, packet))
@@ -600,6 +600,10 @@ fn told_reset(client: IpAddr) -> Verdict {
         IpAddr::V4(_) => Verdict::Answer(Answer::Reset),
         IpAddr::V6(_) => Verdict::Drop(DropReason::NoConnection),
     }
+}
+
+fn verdict_of(sent: Sent) -> Verdict {
+    sent.map_or_else(|verdict| verdict, |port| Verdict::Forward { port })
 }
 
 fn can_be_source(address: IpAddr) -> bool {
