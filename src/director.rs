@@ -518,6 +518,7 @@ impl Choosing {
 fn fate(real: &Real, pin: Pin, event: Event) -> Fate {
     let on_removed = real.on_removed;
     let is_over = matches!(pin.state(), FlowState::TimeWait | FlowState::Close);
+    let is_draining = real.weight == 0 && !real.removed && !pin.state().is_active();
     match event {
         // The real's connections ended when it was removed, or its number is nobody's any more.
         _ if real.generation != pin.generation() && !event.opens() && real.service.is_some() => Fate::IsReset,
@@ -527,6 +528,8 @@ fn fate(real: &Real, pin: Pin, event: Event) -> Fate {
         Event::Syn if !real.removed && !real.answers => Fate::BeginsAnew,
         Event::Syn if is_over && !pin.is_persistent() => Fate::BeginsAnew,
         Event::Syn if real.weight == 0 && !real.removed && on_removed == OnRemoved::Reset => Fate::BeginsAnew,
+        // A real that drains would get something new otherwise, from a port that the client has closed and uses again.
+        Event::Syn if is_draining && on_removed == OnRemoved::Reschedule => Fate::BeginsAnew,
         _ if real.removed && on_removed == OnRemoved::Drop => Fate::IsSilent,
         Event::Datagram if real.removed || !real.answers => Fate::BeginsAnew,
         _ if real.removed && on_removed == OnRemoved::Reset => Fate::IsReset,

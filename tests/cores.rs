@@ -10,14 +10,14 @@ use std::sync::Arc;
 use common::*;
 use crossbeam::channel::bounded;
 use drover::clock::Now;
-use drover::config::Persistence;
+use drover::config::{Config, MatchRule, Persistence, Ports, Takes};
 use drover::counters::{Counter, Ledger, WorkerCounters};
 use drover::director::{Director, Sharing};
 use drover::flow::{FlowTable, Owners};
 use drover::service::{Composer, Reach, Snapshot, Station};
 use drover::sim::frames::FrameBuilder;
 use drover::sim::{SimFrame, SimQueue};
-use drover::sys::epoch;
+use drover::sys::epoch::{self, Publisher};
 use drover::verdict::DropReason;
 use drover::worker::Worker;
 use drover::worker::exchange::{Entry, Inbox, Outbox, Question};
@@ -43,6 +43,7 @@ struct Crew {
     wires: Vec<SimQueue>,
     ledgers: Vec<Arc<Ledger>>,
     inboxes: Vec<Arc<Inbox<SimFrame>>>,
+    publisher: Publisher<Snapshot>,
 }
 
 impl Crew {
@@ -55,8 +56,8 @@ impl Crew {
         let inboxes: Vec<_> = (0..count).map(|_| Arc::new(Inbox::new(64).unwrap())).collect();
         let outbox = Arc::new(Outbox::new(100_000).unwrap());
         let links: Vec<Links<SimFrame>> = if count > 1 { handover::mesh(&inboxes) } else { Vec::new() };
-        let (_publisher, readers) = epoch::publish(snapshot(), count);
-        let mut crew = Crew { workers: Vec::new(), wires: Vec::new(), ledgers: Vec::new(), inboxes };
+        let (publisher, readers) = epoch::publish(snapshot(), count);
+        let mut crew = Crew { workers: Vec::new(), wires: Vec::new(), ledgers: Vec::new(), inboxes, publisher };
         let mut links = links.into_iter();
         for (id, reader) in readers.into_iter().enumerate() {
             let table = FlowTable::new(10_000, false, [id as u64 + 1, 7]).unwrap();
@@ -211,6 +212,44 @@ fn a_client_of_a_persistent_service_is_one_workers() {
     assert!(reals.values().all(|reals| reals.len() == 1), "{reals:?}");
     let handed = crew.sum(|frames| &frames.handed_out);
     assert!((200..400).contains(&handed), "{handed}: only the persistent ones, unless they were there already");
+    crew.assert_adds_up();
+}
+
+/// A mark takes a service's packets over, and lets go of them again: whatever worker and table a connection is in, it is
+/// found there.
+#[test]
+fn a_connection_is_found_whoever_takes_its_packets() {
+    let mut config = common::config();
+    let mut marked = (*config.services[0]).clone();
+    marked.takes = Takes::Mark(7);
+    config.services.push(Arc::new(marked));
+    let any = "0.0.0.0/0".parse().unwrap();
+    let (ports, protocol, ingress, source_mac) = (Ports::one(80), None, None, None);
+    let rule = MatchRule { mark: 7, source: any, destination: any, ports, protocol, ingress, source_mac };
+    let port = &config.ports[0];
+    let station = Station { mac: DIRECTOR, network: port.address, vlan: port.vlan, mtu: port.mtu };
+    let compose = |config: &Config, epoch| {
+        let reach = |_, address: Ipv4Addr| Reach::At(real_mac(address.octets()[3] - 10));
+        let composer = Composer::new(config.limits, vec![station.clone()]);
+        composer.for_several_workers(true).compose(epoch, config, &reach).snapshot
+    };
+    let mut crew = Crew::on(4, || compose(&config, 1), true);
+    let arrive = |crew: &mut Crew, numbers: std::ops::Range<usize>, flags| {
+        for number in numbers {
+            crew.wires[number % 4].arrive(packet(number, flags).build());
+        }
+        crew.settle();
+    };
+    arrive(&mut crew, 0..200, SYN);
+    for epoch in 2..6 {
+        let marks = if epoch % 2 == 0 { vec![rule.clone()] } else { Vec::new() };
+        crew.publisher.replace(compose(&Config { matches: marks, ..config.clone() }, epoch));
+        arrive(&mut crew, 0..200, ACK);
+        arrive(&mut crew, epoch as usize * 200..epoch as usize * 200 + 50, SYN);
+        arrive(&mut crew, epoch as usize * 200..epoch as usize * 200 + 50, ACK);
+        assert_eq!(crew.sum(|frames| &frames.flows_created), 200 + 50 * (epoch - 1), "nothing began twice");
+        assert_eq!(crew.sum(|frames| &frames.forwarded), 200 + 300 * (epoch - 1));
+    }
     crew.assert_adds_up();
 }
 

@@ -221,6 +221,25 @@ fn a_syn_in_time_wait_begins_anew_and_in_fin_wait_goes_on_at_once() {
 }
 
 #[test]
+fn a_drained_real_gets_nothing_from_a_port_that_is_used_again() {
+    for (on_removed, again) in [(OnRemoved::Reschedule, Ok(2)), (OnRemoved::Reset, Ok(2)), (OnRemoved::Drop, Ok(3))] {
+        let mut rig = Rig::new(|service| {
+            service.scheduler = Scheduler::RoundRobin;
+            service.settings.on_removed = on_removed;
+        });
+        assert_eq!([SYN, ACK, FIN | ACK].map(|flags| rig.send(tcp(1, flags))), [Ok(3); 3], "FIN_WAIT");
+        rig.edit(|service| service.reals[2].weight = 0);
+        assert_eq!((rig.send(tcp(1, ACK)), rig.standing(3)), (Ok(3), (0, 1)), "what is left of the old one");
+        assert_eq!(rig.send(tcp(1, SYN)), again, "{on_removed:?}");
+    }
+    // What is only repeated is nothing new.
+    let mut rig = Rig::new(|service| service.scheduler = Scheduler::RoundRobin);
+    assert_eq!(rig.send(tcp(1, SYN)), Ok(3));
+    rig.edit(|service| service.reals[2].weight = 0);
+    assert_eq!((rig.send(tcp(1, SYN)), rig.send(tcp(1, ACK)), rig.send(tcp(1, SYN))), (Ok(3), Ok(3), Ok(3)));
+}
+
+#[test]
 fn limits_turn_away_and_let_in_again() {
     let mut rig = Rig::new(|service| {
         service.scheduler = Scheduler::RoundRobin;

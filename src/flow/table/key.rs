@@ -181,6 +181,9 @@ impl ClientKey<4> for WideKey {
     #[inline(always)]
     fn client_bits(self) -> u64 {
         let port = self.what >> PORT & 0xffff;
+        if self.what & IS_IPV4 != 0 {
+            return (self.address[1] & 0xffff_ffff) << 16 | port;
+        }
         fold(self.address[0] ^ 0x8a5c_d789_635d_2dff, self.address[1] ^ 0x1218_95c2_7a6f_8b01) ^ port
     }
 
@@ -231,6 +234,12 @@ mod tests {
             assert_eq!((key.destination(), WideKey::from_words(key.words())), (destination, key));
         }
         let (client, virtual_address) = (Ipv4Addr::new(10, 1, 2, 3), Ipv4Addr::new(192, 0, 2, 255));
+        let elsewhere = WideKey::ipv4(client, 54321, virtual_address).to(6, 80);
+        assert_eq!(
+            elsewhere.client_bits(),
+            FlowKey::new(client, 54321, service).client_bits(),
+            "one owner in both tables"
+        );
         let key = WideKey::ipv4(client, 0, virtual_address).to(255, 65535);
         assert_eq!((key.client(), key.service()), ((client.into(), 0), None));
         assert_eq!(key.destination(), (Some(virtual_address), 255, 65535));
