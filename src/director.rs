@@ -299,7 +299,8 @@ fn expect<K: ClientKey<Q>, const Q: usize>(
 }
 
 impl Choosing {
-    /// The second and the third pass: looks for all flows, then acts on each.
+    /// The second and the third pass: looks for all flows, and finds each its real. Those that just go on are rewritten
+    /// when that is known of all: the two loops have their values in registers, one would not.
     #[inline(always)]
     fn act<K, O, F, L, const Q: usize, const P: usize>(
         &mut self,
@@ -358,8 +359,8 @@ impl Choosing {
         Some(pin.real())
     }
 
-    /// The same for a packet that begins a flow, perhaps again; whose real is not what it was; that cannot go there; or
-    /// whose entry is not where it was looked for first.
+    /// What becomes of any other packet: it begins a flow, perhaps again; its real is not what it was, or it cannot go
+    /// there; or its entry is not where it was looked for first.
     #[inline(never)]
     fn consider<K: Twin<O, Q, P>, O: ClientKey<P>, const Q: usize, const P: usize>(
         &mut self,
@@ -455,8 +456,8 @@ impl Choosing {
             // Its connection may have begun when there was no room for it.
             return match service.settings.on_miss {
                 _ if matches!(event, Event::Rst | Event::Error) => Err(Verdict::Drop(DropReason::NoConnection)),
-                _ if self.may_be_stateless(scene.tick) => forward_by_hash(scene, candidate, service, frame),
-                OnMiss::Hash => forward_by_hash(scene, candidate, service, frame),
+                _ if self.may_be_stateless(scene.tick) => self.forward_without_state(scene, candidate, service, frame),
+                OnMiss::Hash => self.forward_without_state(scene, candidate, service, frame),
                 OnMiss::Reset => Err(told_reset(key.source())),
                 OnMiss::Drop => Err(Verdict::Drop(DropReason::NoConnection)),
             };
@@ -470,7 +471,7 @@ impl Choosing {
         }
         if event == Event::Syn && self.is_crowded() {
             self.note_stateless(scene.tick);
-            return forward_by_hash(scene, candidate, service, frame);
+            return self.forward_without_state(scene, candidate, service, frame);
         }
         self.connect(flows, scene, candidate, service, FlowState::None, frame)
     }
@@ -489,9 +490,24 @@ impl Choosing {
         let state = from.on(candidate.note.event);
         if self.enter(flows, scene, candidate, choice, state).is_err() {
             self.note_stateless(scene.tick);
-            return forward_by_hash(scene, candidate, service, frame);
+            return self.forward_without_state(scene, candidate, service, frame);
         }
         forward_new(scene, candidate, choice.real, frame)
+    }
+
+    /// For a connection that has no entry: by the client alone.
+    fn forward_without_state<K: ClientKey<Q>, const Q: usize>(
+        &mut self,
+        scene: Scene<'_>,
+        candidate: &Candidate<'_, K>,
+        service: &Service,
+        frame: &mut [u8],
+    ) -> Sent {
+        let opening = candidate.key().opening(service.takes.address());
+        let real = self.choose_without_state(scene, service, &opening)?;
+        let port = forward_new(scene, candidate, real, frame)?;
+        scene.ledger.frames.stateless.add(1);
+        Ok(port)
     }
 
     /// One-packet scheduling: every datagram is a connection of its own, over as soon as it is sent.
@@ -556,21 +572,6 @@ fn forward_error(scene: Scene<'_>, note: &Note, pin: Pin, frame: &mut [u8]) -> S
         scene.count_one(pin.real(), real.service, note.packet);
     }
     dr::forward(frame, note.packet, real, *scene.longest).map_err(told)
-}
-
-/// By the client's address and port alone, the same on every director.
-fn forward_by_hash<K: ClientKey<Q>, const Q: usize>(
-    scene: Scene<'_>,
-    candidate: &Candidate<'_, K>,
-    service: &Service,
-    frame: &mut [u8],
-) -> Sent {
-    let opening = candidate.key().opening(service.takes.address());
-    let chosen = service.roster.without_state(service.scheduler, &opening);
-    let real = chosen.ok_or(Verdict::Drop(DropReason::NoReal))?;
-    let port = forward_new(scene, candidate, real, frame)?;
-    scene.ledger.frames.stateless.add(1);
-    Ok(port)
 }
 
 /// To a real that was just chosen.

@@ -337,7 +337,7 @@ fn from(client: u32, port: u16, flags: u8) -> FrameBuilder {
 }
 
 /// SYNs from so many addresses that nobody has, at a service that remembers its clients. Those who are connected keep
-/// their real, for new connections too as long as these get an entry; and soon after the flood, not 360 seconds later,
+/// their real, for new connections too, whether these get an entry or not; and soon after the flood, not 360 seconds later,
 /// new clients are remembered again.
 #[test]
 fn a_flood_leaves_room_to_remember_clients() {
@@ -356,7 +356,7 @@ fn a_flood_leaves_room_to_remember_clients() {
             let goes_on = (0..20).map(|client| rig.send(from(KNOWN + client, 1, ACK)).unwrap());
             assert_eq!(goes_on.collect::<Vec<_>>(), reals, "{half_open}: in the flood's second {second}");
             let again: Vec<_> = (0..20).map(|client| rig.establish(KNOWN + client, 2 + second as u16)).collect();
-            assert!(again == reals || half_open < usize::MAX, "in the flood's second {second}: {again:?}");
+            assert_eq!(again, reals, "{half_open}: in the flood's second {second}");
             rig.wait(1);
         }
         let (refused, during) = (rig.refused(), rig.director.templates().len());
@@ -372,6 +372,42 @@ fn a_flood_leaves_room_to_remember_clients() {
         assert_eq!(rig.refused(), refused, "{half_open}");
         let again = (0..20).map(|client| rig.establish(KNOWN + client, 99));
         assert_eq!(again.collect::<Vec<_>>(), reals, "{half_open}: after the flood");
+    }
+}
+
+/// As many connections are half open as may be, so that a client who is not known gets neither an entry nor a template:
+/// its connections go to one real all the same, then and later.
+#[test]
+fn who_comes_while_nobody_can_be_remembered_goes_to_one_real() {
+    const SPOOFED: u32 = 0x0a02_0001;
+    const NEW: u32 = 0x0a03_0001;
+    let mut rig = Rig::with_half_open(100, remembers_clients);
+    (0..200).for_each(|spoofed| _ = rig.send(from(SPOOFED + spoofed, 1, SYN)).unwrap());
+    let clients = NEW..NEW + 40;
+    let reals: Vec<u8> = clients.clone().map(|client| rig.establish(client, 1)).collect();
+    assert!((1..=3).all(|real| reals.contains(&real)), "{reals:?}");
+    assert_eq!(rig.director.templates().iter().filter(|template| template.assured).count(), 0);
+    assert_eq!(clients.clone().map(|client| rig.establish(client, 2)).collect::<Vec<_>>(), reals, "of another port");
+    rig.wait(30);
+    assert_eq!(clients.clone().map(|client| rig.establish(client, 3)).collect::<Vec<_>>(), reals, "after the flood");
+    let assured = rig.director.templates().iter().filter(|template| template.assured).count();
+    assert_eq!(assured, 40, "now they are remembered");
+    let goes_on = clients.map(|client| [1, 2, 3].map(|port| rig.send(from(client, port, ACK)).unwrap()));
+    assert!(goes_on.zip(&reals).all(|(went, real)| went == [*real; 3]), "and the first connections go on");
+}
+
+/// Two directors with our own Maglev, one of which takes over: it has seen nothing of the clients.
+#[test]
+fn a_director_that_takes_over_sends_persistent_clients_where_they_were() {
+    let maglev = |service: &mut ServiceConfig| {
+        remembers_clients(service);
+        service.scheduler = Scheduler::Maglev;
+        service.settings.on_miss = OnMiss::Hash;
+    };
+    let (mut first, mut second) = (Rig::new(maglev), Rig::new(maglev));
+    for client in 0x0a01_0001..0x0a01_0101 {
+        let real = first.establish(client, 1);
+        assert_eq!((second.send(from(client, 1, ACK)), second.establish(client, 2)), (Ok(real), real));
     }
 }
 

@@ -8,10 +8,10 @@ use super::burst::{Candidate, Scene};
 use super::loads::Loads;
 use super::tables::Flow;
 use crate::clock::TICKS_PER_SECOND;
+use crate::config::Scheduler;
 use crate::counters::Ledger;
 use crate::flow::{
-    ClientKey, Event, FlowState, Pin, Pinned, Table, TableFull, Template, TemplateKey, Templates, Timeouts,
-    timeout_ticks,
+    ClientKey, Event, FlowState, Pin, Pinned, Table, TableFull, TemplateKey, Templates, Timeouts, timeout_ticks,
 };
 use crate::service::{Member, Opening, RealId, Schedule, Service, ServiceId, Snapshot, Start};
 use crate::verdict::{Answer, DropReason, Verdict};
@@ -105,31 +105,57 @@ impl Choosing {
 
     /// The real for a new connection, or what becomes of the packet because there is none.
     pub fn choose(&mut self, scene: Scene<'_>, service: &Service, opening: &Opening) -> Result<Choice, Verdict> {
-        let persistence = service.settings.persistence;
-        let client = persistence.map(|how| TemplateKey::new(service.id, opening.client, how.prefix));
+        let client = client_of(service, opening);
         if let Some(client) = client
-            && let Some(Template { pinned: Pinned { real, generation, turn }, .. }) =
-                self.templates.find(client, scene.tick)
+            && let Some((real, turn)) = self.remembered(scene, service, client)
         {
-            let bound = scene.snapshot.real(real);
-            let drained = bound.weight == 0 && service.settings.expire_quiescent;
-            if bound.serves(generation) && !drained {
-                return Ok(Choice { real, template: Some((client, true, turn)), hurried: false });
-            }
-            match bound.generation == generation {
-                true => self.templates.spend(client),
-                // It ended with the connections of its real.
-                false => self.templates.end(client),
-            }
+            return Ok(Choice { real, template: Some((client, true, turn)), hurried: false });
         }
         self.loads.refresh(service.id, &service.roster, scene);
-        let loads = &self.loads;
-        let load = |id| loads.of(scene.ledger, id);
-        let schedule = self.schedules.get_mut(service.id.index()).and_then(Option::as_mut);
-        let real = schedule.and_then(|schedule| schedule.choose(&service.roster, opening, load, scene.tick));
-        let real = real.ok_or_else(|| nobody(service, opening))?;
+        // While the client may have connections without an entry, all of them go where those go.
+        let by_hash = client.filter(|_| self.may_be_stateless(scene.tick)).and_then(|_| by_hash(service, opening));
+        let by_hash = by_hash.filter(|real| !self.loads.of(scene.ledger, *real).overloaded);
+        let real =
+            by_hash.or_else(|| self.schedule(scene, service, opening)).ok_or_else(|| nobody(service, opening))?;
         let template = client.map(|client| (client, false, self.templates.next_turn(client, real)));
         Ok(Choice { real, template, hurried: false })
+    }
+
+    /// The real for a packet whose connection has no entry: the client's, where the service is persistent.
+    pub fn choose_without_state(
+        &mut self,
+        scene: Scene<'_>,
+        service: &Service,
+        opening: &Opening,
+    ) -> Result<RealId, Verdict> {
+        let remembered = client_of(service, opening).and_then(|client| self.remembered(scene, service, client));
+        let real = remembered.map(|(real, _)| real).or_else(|| by_hash(service, opening));
+        real.ok_or(Verdict::Drop(DropReason::NoReal))
+    }
+
+    /// The real of the client's template, and its turn, if it can be had. A template that is of no use is not asked again.
+    fn remembered(&mut self, scene: Scene<'_>, service: &Service, client: TemplateKey) -> Option<(RealId, bool)> {
+        let Pinned { real, generation, turn } = self.templates.find(client, scene.tick)?.pinned;
+        let bound = scene.snapshot.real(real);
+        let is_drained = bound.weight == 0 && service.settings.expire_quiescent;
+        if bound.serves(generation) && !is_drained {
+            return Some((real, turn));
+        }
+        match bound.generation == generation {
+            true => self.templates.spend(client),
+            // It ended with the connections of its real.
+            false => self.templates.end(client),
+        }
+        None
+    }
+
+    fn schedule(&mut self, scene: Scene<'_>, service: &Service, opening: &Opening) -> Option<RealId> {
+        // Another director that takes over knows no templates, and is to choose the same for all of a client's connections.
+        let opening = if service.scheduler == Scheduler::Maglev { of_client(service, opening) } else { *opening };
+        let loads = &self.loads;
+        let load = |id| loads.of(scene.ledger, id);
+        let schedule = self.schedules.get_mut(service.id.index()).and_then(Option::as_mut)?;
+        schedule.choose(&service.roster, &opening, load, scene.tick)
     }
 
     /// Enters a new flow in the state `to`. What has run out and is in its way goes.
@@ -220,7 +246,7 @@ impl Choosing {
             scene.ledger.flow_changed(service, old, new);
         }
         if new.is_persistent() && new.state() == FlowState::Established {
-            self.client_of(service, key.source(), new).map(|client| self.templates.assure(client, pinned_by(new)));
+            self.template_of(service, key.source(), new).map(|client| self.templates.assure(client, pinned_by(new)));
         }
     }
 
@@ -242,14 +268,14 @@ impl Choosing {
         self.loads.ended(scene.ledger, scene.snapshot, pin.real());
         if pin.is_persistent() {
             let tick = pin.ended_by(scene.tick);
-            let client = self.client_of(real.service, client, pin);
+            let client = self.template_of(real.service, client, pin);
             client.map(|client| self.templates.release(client, pinned_by(pin), tick));
         }
     }
 
     /// The client of a persistent flow as its template knows it, which may be of a time when other bits of its address
     /// counted.
-    fn client_of(&self, service: Option<ServiceId>, client: IpAddr, pin: Pin) -> Option<TemplateKey> {
+    fn template_of(&self, service: Option<ServiceId>, client: IpAddr, pin: Pin) -> Option<TemplateKey> {
         let service = service?;
         let prefix = self.prefixes.get(service.index())?.0[usize::from(pin.mask()?) % Prefixes::MOST];
         Some(TemplateKey::new(service, client, prefix))
@@ -356,6 +382,26 @@ fn pinned_by(pin: Pin) -> Pinned {
 
 fn is_half_open(pin: Pin) -> bool {
     pin.state() == FlowState::SynRecv
+}
+
+/// The client as its service's templates know it.
+fn client_of(service: &Service, opening: &Opening) -> Option<TemplateKey> {
+    let persistence = service.settings.persistence;
+    persistence.map(|how| TemplateKey::new(service.id, opening.client, how.prefix))
+}
+
+/// What all connections of a client have in common, as far as its service tells clients apart; where it is not
+/// persistent, each connection is a client of its own.
+fn of_client(service: &Service, opening: &Opening) -> Opening {
+    match client_of(service, opening) {
+        Some(client) => Opening { client: client.client(), client_port: 0, ..*opening },
+        None => *opening,
+    }
+}
+
+/// By the client alone, the same on every director.
+fn by_hash(service: &Service, opening: &Opening) -> Option<RealId> {
+    service.roster.without_state(service.scheduler, &of_client(service, opening))
 }
 
 /// What becomes of a connection for which a service has nobody.

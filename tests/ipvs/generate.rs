@@ -13,6 +13,8 @@ const SYN: u8 = 2;
 const ACK: u8 = 16;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// Of the way to some reals; packets are a little shorter, a little longer, or much shorter.
+const MTUS: [u16; 3] = [600, 1000, 1480];
 /// How many conversations are remembered to go on with.
 const CONVERSATIONS: usize = 40;
 
@@ -95,6 +97,9 @@ impl Generator<'_> {
         }
         if self.can(Capability::Timeouts) && self.random.chance(20) {
             self.set_timeouts();
+        }
+        if self.can(Capability::ErrorsOut) && self.random.chance(50) {
+            (0..4).for_each(|_| self.steps.push(Step::Mtu(1 + self.random.below(8) as u8, *self.random.one(&MTUS))));
         }
         if self.can(Capability::Sysctls) {
             for which in [Sysctl::ExpireNodestConn, Sysctl::ExpireQuiescentTemplate] {
@@ -332,7 +337,11 @@ impl Generator<'_> {
         self.conversations = conversations;
         let all = [ACK, ACK, ACK, ACK, 24, 24, 17, 17, 17, 4, 20, 1, 0, 41, SYN, SYN, SYN, 18, 3];
         let flags = *self.random.one(if self.can(Capability::Reuse) { &all } else { &all[..14] });
-        let payload = if flags == 24 { self.random.below(200) as u16 } else { 0 };
+        let payload = match flags {
+            24 => self.random.below(200) as u16,
+            _ if self.can(Capability::ErrorsOut) && self.random.chance(8) => 400 + self.random.below(1050) as u16,
+            _ => 0,
+        };
         let options = self.random.chance(3);
         let fewest = if self.can(Capability::UsedUp) { 1 } else { 2 };
         let hops = if self.random.chance(2) { fewest } else { 64 };
