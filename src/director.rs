@@ -69,6 +69,9 @@ pub struct Sharing {
 #[derive(Clone, Copy)]
 struct SweptUntil(Now);
 
+/// A number that no real has.
+const NOBODY: RealId = RealId(u16::MAX);
+
 /// Until the second look at it.
 const UNDECIDED: Verdict = Verdict::Drop(DropReason::NoService);
 
@@ -319,19 +322,20 @@ impl Choosing {
         let (wanted, notes) = (candidates.wanted(), candidates.notes());
         let mut hints = [Hint::default(); BURST];
         K::own(tables).seek_burst(lanes, wanted, &mut hints);
-        let mut steered = [None; BURST];
+        let mut steered = [NOBODY; BURST];
         for (((wanted, note), &hint), steered) in wanted.iter().zip(notes).zip(&hints).zip(&mut steered) {
             let known = K::own(tables).find_at(lanes, hint, wanted.0, scene.tick);
-            *steered = self.steer(K::own(tables), scene, Candidate { wanted, note }, known);
-            if steered.is_none() {
+            if let Some(real) = self.steer(K::own(tables), scene, Candidate { wanted, note }, known) {
+                *steered = real;
+            } else {
                 let frame = frames[usize::from(note.place)].bytes_mut();
                 let sent = self.consider(tables, scene, &Candidate { wanted, note }, frame);
                 verdicts[usize::from(note.place) % BURST] = verdict_of(sent);
             }
         }
         let mut run = Run::default();
-        for (note, steered) in notes.iter().zip(&steered) {
-            if let Some(id) = *steered {
+        for (note, &id) in notes.iter().zip(&steered) {
+            if id != NOBODY {
                 let (real, frame) = (scene.snapshot.real(id), frames[usize::from(note.place)].bytes_mut());
                 scene.count(&mut run, id, real.service, note.packet);
                 let port = dr::rewrite(K::MAY_BE_V6, frame, note.packet, real);
