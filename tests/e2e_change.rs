@@ -102,6 +102,45 @@ fn a_service_comes_and_goes() {
     assert!(bench.get(CLIENT, &format!("http://{VIP}/")).is_ok());
 }
 
+/// Two requests over one connection, the second when the file is there; prints who answered each.
+const TWICE: &str = r#"
+exec 3<>/dev/tcp/10.9.0.100/80
+ask() { printf 'GET / HTTP/1.1\r\nHost: vip\r\n\r\n' >&3; }
+answer() { while read -r -t 5 line <&3; do case $line in X-Real:*) echo "${line%$'\r'}";; real?) return;; esac; done; }
+ask; answer
+while [ ! -e $GO ]; do sleep 0.02; done
+ask; answer
+"#;
+
+/// Its packets are another service's from a moment in its middle on; it stays with its server.
+#[test]
+fn a_connection_stays_when_another_service_takes_its_packets() {
+    const ALL: [&str; 2] = ["tcp", "10.9.0.100:0"];
+    let bench = Bench::new();
+    let _droverd = bench.direct(LabPort::Tap);
+    does(&bench, &["service", "delete", WEB[0], WEB[1]]);
+    does(&bench, &["service", "add", ALL[0], ALL[1], "--scheduler", "rr", "--persistent", "60"]);
+    does(&bench, &["real", "add", ALL[0], ALL[1], "10.9.0.11"]);
+    resolved(&bench, "10.9.0.100:0", 1);
+    let go = bench.file("go");
+    let script = bench.file("twice");
+    std::fs::write(&script, TWICE.replace("$GO", go.to_str().unwrap())).unwrap();
+    let said = thread::scope(|scope| {
+        let twice = scope.spawn(|| bench.sh(CLIENT, &format!("bash {}", script.display())));
+        until("the connection", || {
+            let active = bench.lab.services().unwrap()[0].reals[0].traffic.active;
+            if active == 1 { Ok(()) } else { Err(format!("{active} active")) }
+        });
+        does(&bench, &["service", "add", WEB[0], WEB[1], "--scheduler", "rr"]);
+        real(&bench, "add", &["10.9.0.12"]);
+        resolved(&bench, WEB[1], 1);
+        assert_eq!(bench.get(CLIENT, &format!("http://{VIP}/")).unwrap().trim(), "real2", "who is new");
+        std::fs::write(&go, "").unwrap();
+        twice.join().unwrap()
+    });
+    assert_eq!(said, "X-Real: real1\nX-Real: real1\n");
+}
+
 /// The file is read again, with requests under way: what it says anew is done, the rest is not touched.
 #[test]
 fn a_file_is_read_again() {
