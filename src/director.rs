@@ -423,7 +423,9 @@ impl Choosing {
         }
         match fate(real, pin, note.event) {
             Fate::Stays => {
-                self.renew(flows, scene, note.event, flow);
+                if !self.is_idle_talk(note.event, pin) {
+                    self.renew(flows, scene, note.event, flow);
+                }
                 scene.count_one(pin.real(), real.service, note.packet);
                 Next::Is(forward(scene, note.packet, pin.real(), real, frame))
             }

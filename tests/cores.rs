@@ -273,23 +273,36 @@ fn what_an_owner_cannot_keep_up_with_is_dropped_by_name() {
     }
 }
 
-/// ARP, pings and what is the host's own concern no flow: they are not carried between cores.
+/// ARP, pings and what is the host's own concern no flow: they are not carried between cores, also when a service is gone
+/// whose connections may be there still.
 #[test]
 fn only_packets_for_services_are_handed_over() {
-    let mut crew = Crew::new(8);
-    let mut arp = packet(1, SYN).build();
-    arp[12..14].copy_from_slice(&[0x08, 0x06]);
-    for number in 0..100 {
-        let elsewhere = FrameBuilder { destination: (real_address(9), 22), ..packet(number, SYN) };
-        let ping = FrameBuilder { protocol: 1, ..packet(number, 0) };
-        let closed = FrameBuilder { destination: (VIP, 8080), ..packet(number, SYN) };
-        for frame in [arp.clone(), elsewhere.build(), ping.build(), closed.build(), vec![0; 10]] {
-            crew.wires[3].arrive(frame);
+    let gone = || {
+        let mut config = common::config();
+        let port = &config.ports[0];
+        let station = Station { mac: DIRECTOR, network: port.address, vlan: port.vlan, mtu: port.mtu };
+        let mut composer = Composer::new(config.limits, vec![station]).for_several_workers(true);
+        let reach = |_, address: Ipv4Addr| Reach::At(real_mac(address.octets()[3] - 10));
+        composer.compose(1, &config, &reach);
+        config.services.remove(1);
+        composer.compose(2, &config, &reach).snapshot
+    };
+    for (mut crew, closed_are_handed) in [(Crew::new(8), false), (Crew::on(8, gone, true), true)] {
+        let mut arp = packet(1, SYN).build();
+        arp[12..14].copy_from_slice(&[0x08, 0x06]);
+        for number in 0..100 {
+            let elsewhere = FrameBuilder { destination: (real_address(9), 22), ..packet(number, SYN) };
+            let ping = FrameBuilder { protocol: 1, ..packet(number, 0) };
+            let closed = FrameBuilder { destination: (VIP, 8080), ..packet(number, SYN) };
+            for frame in [arp.clone(), elsewhere.build(), ping.build(), closed.build(), vec![0; 10]] {
+                crew.wires[3].arrive(frame);
+            }
         }
+        crew.settle();
+        let counters = &crew.ledgers[3].frames;
+        assert_eq!((counters.received.get(), counters.handed_out.get() > 0), (500, closed_are_handed));
+        let told = (crew.sum(|frames| &frames.to_manage), counters.to_host.get());
+        assert_eq!(told, (300, 100), "closed ports are answered");
+        crew.assert_adds_up();
     }
-    crew.settle();
-    let counters = &crew.ledgers[3].frames;
-    assert_eq!((counters.received.get(), counters.handed_out.get()), (500, 0));
-    assert_eq!((counters.to_manage.get(), counters.to_host.get()), (300, 100), "closed ports are answered");
-    crew.assert_adds_up();
 }

@@ -375,6 +375,25 @@ fn a_flood_leaves_room_to_remember_clients() {
     }
 }
 
+/// Spoofed clients who send their SYNs again and again do not keep the room that others want to be remembered in.
+#[test]
+fn a_syn_that_is_repeated_keeps_no_template() {
+    const SPOOFED: u32 = 0x0a02_0001;
+    for (share, left) in [(4, true), (1, false)] {
+        let mut rig = Rig::new(remembers_clients);
+        let spoofed = SPOOFED..SPOOFED + rig.director.templates().room() as u32 * 3 / 4 / share;
+        let room = spoofed.len();
+        for _ in 0..8 {
+            spoofed.clone().for_each(|client| _ = rig.send(from(client, 1, SYN)).unwrap());
+            rig.now = rig.now + Duration::from_secs(1);
+        }
+        (0..3).for_each(|_| rig.wait(10));
+        let there = rig.director.templates().len();
+        assert_eq!(there == room, left, "one in {share}: {there} of {room} are left");
+        assert!(left || there <= rig.director.templates().room() / 2 + 1, "{there}");
+    }
+}
+
 /// As many connections are half open as may be, so that a client who is not known gets neither an entry nor a template:
 /// its connections go to one real all the same, then and later.
 #[test]

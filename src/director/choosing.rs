@@ -169,8 +169,7 @@ impl Choosing {
     ) -> Result<(), TableFull> {
         let real = scene.snapshot.real(choice.real);
         let mut pin = Pin::new(choice.real, to, self.end_of(to, scene.tick)).of_generation(real.generation);
-        let scarce = self.is_hurried() || self.templates.are_scarce();
-        if choice.template.is_some() && is_half_open(pin) && scarce {
+        if choice.template.is_some() && is_half_open(pin) && self.is_scarce() {
             choice.hurried = true;
             pin = pin.moved_to(pin.state(), scene.tick.wrapping_add(HURRIED_TICKS));
         }
@@ -291,6 +290,16 @@ impl Choosing {
     /// Whether as many connections are half open as may have an entry.
     pub fn is_crowded(&self) -> bool {
         self.half_open >= self.half_open_most
+    }
+
+    /// Whether half-open connections of persistent services are not to last.
+    fn is_scarce(&self) -> bool {
+        self.is_hurried() || self.templates.are_scarce()
+    }
+
+    /// Whether a SYN is one more that its connection is not to live any longer for: a flood would keep its templates.
+    pub fn is_idle_talk(&self, event: Event, pin: Pin) -> bool {
+        event == Event::Syn && pin.is_persistent() && is_half_open(pin) && self.is_scarce()
     }
 
     fn is_hurried(&self) -> bool {

@@ -130,9 +130,15 @@ impl Arrived<'_> {
         let note = Note { packet, event, place: self.place, service: found.map(|(service, _)| service) };
         match found {
             Some((service, false)) => Some(Recognised::Narrow(FlowKey::new(client, source, service), note, about)),
-            None if !self.snapshot.has_earlier() => None,
+            None if !self.may_have_been(address.into()) => None,
             _ => Some(Recognised::Wide(WideKey::ipv4(client, source, address).to(protocol, port), note, about)),
         }
+    }
+
+    /// Whether there may be flows to an address and port that no service takes.
+    fn may_have_been(&self, address: IpAddr) -> bool {
+        let earlier = self.snapshot.earlier();
+        !earlier.is_empty() && (earlier.may_have_been(address) || self.snapshot.is_virtual(address))
     }
 
     /// The packet's service, and whether its flows are in the wide table.

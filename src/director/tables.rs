@@ -60,7 +60,7 @@ impl Twin<WideKey, 2, 4> for FlowKey {
 
     /// Another service may have taken its packets before this one came.
     fn twin(self, snapshot: &Snapshot) -> Option<WideKey> {
-        let takes = snapshot.service(self.service()?).filter(|_| snapshot.has_earlier())?.takes;
+        let takes = snapshot.service(self.service()?).filter(|_| !snapshot.earlier().is_empty())?.takes;
         let (protocol, address, port) = takes.as_exact()?;
         let (IpAddr::V4(address), (client, source)) = (address, self.client()) else { return None };
         Some(WideKey::ipv4(client, source, address).to(protocol.number(), port))
@@ -83,7 +83,7 @@ impl Twin<FlowKey, 4, 2> for WideKey {
         else {
             return None;
         };
-        let service = snapshot.find_earlier(address, port, protocol)?;
+        let service = snapshot.earlier().find(address, port, protocol)?;
         Some(FlowKey::new(client, source, service))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use super::earlier::Earlier;
 use super::lookup::ServiceLookup;
 use super::maglev::{Maglev, name_of};
 use super::registry::{Condemned, NoNumber, RealName, Registry};
@@ -12,9 +13,7 @@ use super::schedule::{Member, Roster};
 use super::snapshot::{
     Reach, Real, RealId, RealPlan, Reals, Service, ServiceId, ServicePlan, Snapshot, Station, egress_port,
 };
-use crate::config::{
-    Config, Limits, MatchRule, OnRemoved, Protocol, RealConfig, Scheduler, ServiceConfig, Takes, Timeouts,
-};
+use crate::config::{Config, Limits, MatchRule, OnRemoved, RealConfig, Scheduler, ServiceConfig, Takes, Timeouts};
 
 /// Of our own Maglev; directors with the same one agree on every flow.
 const GROUP_SEED: u64 = 0;
@@ -78,7 +77,7 @@ pub struct Composer {
     went: HashMap<RealId, Gone>,
     lookup: ServiceLookup,
     rules: Arc<Rules>,
-    earlier: Option<ServiceLookup>,
+    earlier: Earlier,
     /// Who is asked for by ARP, by its address.
     by_address: HashMap<Ipv4Addr, Vec<RealId>>,
     /// Services with the same reals share one table.
@@ -101,7 +100,7 @@ impl Composer {
             went: HashMap::new(),
             lookup: ServiceLookup::build(std::iter::empty()),
             rules: Arc::default(),
-            earlier: None,
+            earlier: Earlier::default(),
             by_address: HashMap::new(),
             tables: HashMap::new(),
         }
@@ -469,20 +468,14 @@ impl Composer {
         self.earlier = self.set_aside();
     }
 
-    /// The services that the hot table does not have, because they are gone or rules come first: flows may be theirs.
     /// A director without services leaves everything to the host.
-    fn set_aside(&self) -> Option<ServiceLookup> {
-        self.placed.iter().flatten().next()?;
-        let exact = |(takes, id): (Takes, ServiceId)| Some((takes.as_exact()?, id));
-        let is_hot = |((protocol, address, port), id): ((Protocol, IpAddr, u16), ServiceId)| match address {
-            IpAddr::V4(address) => self.lookup.find_v4(address, port, protocol.number()) == Some(id),
-            IpAddr::V6(address) => self.lookup.find_v6(address, port, protocol.number()) == Some(id),
-        };
-        let others = self.registry.known_services().filter(|known| !exact(*known).is_some_and(is_hot));
-        let others: Vec<_> = others.collect();
-        let places = others.iter().filter_map(|known| exact(*known));
-        let places = places.map(|((protocol, address, port), id)| (address, port, protocol.number(), id));
-        (!others.is_empty()).then(|| ServiceLookup::build(places))
+    fn set_aside(&self) -> Earlier {
+        if self.placed.iter().flatten().next().is_none() {
+            return Earlier::default();
+        }
+        let known = self.registry.known_services();
+        let known = known.map(|(takes, id)| (takes, id, self.registry.held_service(&takes).is_some()));
+        Earlier::build(known, &self.lookup)
     }
 }
 

@@ -134,6 +134,13 @@ impl ServiceLookup {
         self.v6.find(&Place { address, port, protocol })
     }
 
+    pub fn find(&self, address: IpAddr, port: u16, protocol: u8) -> Option<ServiceId> {
+        match address {
+            IpAddr::V4(address) => self.find_v4(address, port, protocol),
+            IpAddr::V6(address) => self.find_v6(address, port, protocol),
+        }
+    }
+
     /// Whether some service has this address.
     pub fn is_virtual(&self, address: IpAddr) -> bool {
         match address {

@@ -1,6 +1,7 @@
 //! Services, reals, and the snapshot that holds them: immutable, built by management, read by every worker.
 
 pub mod compose;
+pub mod earlier;
 pub mod lookup;
 pub mod maglev;
 pub mod registry;

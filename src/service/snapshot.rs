@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::compose::Composer;
+use super::earlier::Earlier;
 use super::lookup::ServiceLookup;
 use super::rules::{Asked, Found, Rules};
 use super::schedule::Roster;
@@ -225,8 +226,7 @@ pub struct Snapshot {
     pub clearing: bool,
     pub(super) lookup: ServiceLookup,
     pub(super) rules: Arc<Rules>,
-    /// None: each service has one address and one port, and none is gone.
-    pub(super) earlier: Option<ServiceLookup>,
+    pub(super) earlier: Earlier,
 }
 
 impl Snapshot {
@@ -262,11 +262,7 @@ impl Snapshot {
     /// The service of any packet: by mark, by address and port, by a range of ports, by any port.
     #[inline]
     pub fn find(&self, asked: &Asked) -> Option<Found> {
-        let hot = match asked.destination {
-            IpAddr::V4(address) => self.find_v4(address, asked.port, asked.protocol),
-            IpAddr::V6(address) => self.find_v6(address, asked.port, asked.protocol),
-        };
-        match hot {
+        match self.lookup.find(asked.destination, asked.port, asked.protocol) {
             Some(service) => Some(Found { service, wide: false }),
             None => self.find_by_rules(asked),
         }
@@ -284,15 +280,10 @@ impl Snapshot {
         !self.rules.is_empty()
     }
 
-    /// Whether a packet's flow may be another service's than what takes the packet now.
+    /// Whose flows there may be that are not where their packets lead now.
     #[inline]
-    pub fn has_earlier(&self) -> bool {
-        self.earlier.is_some()
-    }
-
-    /// The service of one address and port that has these, or had them and is gone, and that `find_v4` does not know.
-    pub fn find_earlier(&self, address: Ipv4Addr, port: u16, protocol: u8) -> Option<ServiceId> {
-        self.earlier.as_ref()?.find_v4(address, port, protocol)
+    pub fn earlier(&self) -> &Earlier {
+        &self.earlier
     }
 
     pub fn is_virtual(&self, address: IpAddr) -> bool {
