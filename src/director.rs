@@ -202,8 +202,8 @@ impl Director {
         self.tables.narrow.rounds().min(self.tables.wide.rounds())
     }
 
-    /// Follows the edits that led to a snapshot; `decide` does so by itself when it sees a new one. To be told of every
-    /// single one is to do exactly as the kernel does.
+    /// Follows the edits that led to a snapshot; `decide` and `sweep` do so by themselves when they see a new one. To be
+    /// told of every single one is to do exactly as the kernel does.
     pub fn adopt(&mut self, now: Now, snapshot: &Snapshot) {
         self.choosing.adopt(snapshot, &self.ledger, now.tick());
     }
@@ -228,6 +228,10 @@ impl Director {
 
     /// Clears some of what has run out: as much as keeps the sweep's round, at most `limit` buckets of each table.
     pub fn sweep(&mut self, now: Now, snapshot: &Snapshot, limit: usize) {
+        if !self.choosing.knows(snapshot) {
+            // Also when no packet comes: what an edit ended, others are not to count any more.
+            self.adopt(now, snapshot);
+        }
         if now < self.sweep_again {
             return;
         }

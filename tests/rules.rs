@@ -684,6 +684,15 @@ fn with_reset_a_removal_ends_connections_at_once() {
     assert_eq!(rig.send(tcp(2, ACK)), Ok(2));
     let active: u64 = rig.ledger.services[0].active.get();
     assert_eq!((active, rig.ledger.frames.flows.get()), (1, 1));
+    // Also on a worker that no packet comes to.
+    rig.config.services[0] = Arc::new({
+        let mut fewer = (*whole).clone();
+        remove_all_but(1)(&mut fewer);
+        fewer
+    });
+    rig.snapshot = rig.composer.compose(100, &rig.config, &|_, address| reach(&[], address)).snapshot;
+    rig.director.sweep(rig.now, &rig.snapshot, 1);
+    assert_eq!(rig.standing(2), (0, 0));
     // More often than there are generations, and without a sweep in between.
     let there = |rig: &mut Rig| rig.edit(|service| *service = (*whole).clone());
     for _ in 0..300 {
