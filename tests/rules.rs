@@ -647,6 +647,38 @@ fn what_a_deleted_service_s_connections_meet() {
     assert_eq!(rig.send(tcp(1, ACK)), HOST, "a director without services leaves all to the host");
 }
 
+/// A connection that is over would begin anew; where nobody takes its packets it stays as it is.
+#[test]
+fn a_connection_that_nobody_could_take_over_stays_as_it_is() {
+    let (web, other) = (service_of(Ports::one(80), 1, OnRemoved::Drop), service_of(Ports::one(81), 3, OnRemoved::Drop));
+    let mut rig = with_services(&[web.clone(), other]);
+    assert_eq!([SYN, FIN | ACK].map(|flags| rig.send(tcp(1, flags))), [Ok(1), Ok(1)], "TIME_WAIT");
+    rig.config.services.remove(0);
+    rig.compose();
+    assert_eq!((rig.send(tcp(1, SYN)), rig.ledger.frames.flows.get()), (RESET, 1));
+    rig.config.services.insert(0, web);
+    rig.compose();
+    assert_eq!(rig.send(tcp(1, ACK)), Ok(1), "it is there when its service comes back");
+}
+
+/// A scheduler that remembers reals knows one again whose connections were ended, as the kernel's does.
+#[test]
+fn who_comes_back_without_its_connections_is_no_stranger_to_its_scheduler() {
+    let mut rig = Rig::new(|service| {
+        service.scheduler = Scheduler::LocalityReplicated;
+        service.settings.on_removed = OnRemoved::Reset;
+        service.reals.truncate(2);
+    });
+    let whole = rig.config.services[0].clone();
+    let first = rig.send(tcp(1, SYN)).unwrap();
+    rig.edit(|service| service.reals.retain(|real| real.address != real_address(first)));
+    let second = rig.send(tcp(2, SYN)).unwrap();
+    assert_ne!(first, second);
+    // Two are in the address's set again, and the one without connections is chosen.
+    rig.edit(|service| *service = (*whole).clone());
+    assert_eq!(rig.send(tcp(3, SYN)), Ok(first));
+}
+
 #[test]
 fn a_mark_that_comes_and_goes_leaves_connections_where_they_are() {
     let mut marked = (*service_of(Ports::one(80), 2, OnRemoved::Drop)).clone();
