@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::packet::{Fault, Kind, Packet};
 use super::scenario::{
     Capability, Edit, Key, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, RealSpec, SCHEDULERS, ServiceSpec,
-    Step, Sysctl, TIMEOUTS, TIMEOUTS_OF_CONNECTIONS, VIPS,
+    Step, Sysctl, TIMEOUTS, TIMEOUTS_OF_CONNECTIONS, VIPS, what_ends_connections,
 };
 
 const SYN: u8 = 2;
@@ -111,13 +111,13 @@ impl Generator<'_> {
     }
 
     fn step(&mut self) {
+        if self.has_gone_on_for_long() {
+            self.pause();
+        }
         let edits = self.can(Capability::Edits);
         match self.random.below(1000) {
             0..80 if edits => self.edit(),
-            80..88 => {
-                self.removed.values_mut().for_each(|passed| *passed = true);
-                self.steps.push(Step::Pause);
-            }
+            80..88 => self.pause(),
             88..92 if self.can(Capability::Listings) => {
                 let listing = *self.random.one(&[Listing::Services, Listing::Connections]);
                 self.steps.push(Step::List(listing));
@@ -126,6 +126,20 @@ impl Generator<'_> {
             400..480 => self.odd_packet(),
             _ => self.go_on(),
         }
+    }
+
+    fn pause(&mut self) {
+        self.removed.values_mut().for_each(|passed| *passed = true);
+        self.steps.push(Step::Pause);
+    }
+
+    /// Each step that may end a connection takes the kernel's time a little further; after so many a pause puts it back
+    /// in step.
+    fn has_gone_on_for_long(&self) -> bool {
+        const MOST: usize = 200;
+        let ends = what_ends_connections(&self.steps);
+        let since = self.steps.iter().rposition(|step| *step == Step::Pause).unwrap_or(0);
+        ends[since..].iter().filter(|ends| **ends).count() >= MOST
     }
 
     fn keys(&self) -> Vec<Key> {

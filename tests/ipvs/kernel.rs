@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::packet::{self, DIRECTOR, Kind, ROUTER, real_mac};
+use super::packet::{self, DIRECTOR, ROUTER, real_mac};
 use super::scenario::real_address;
 use super::scenario::{
-    Edit, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, PAUSE, SCHEDULERS, Step, Sysctl, VIPS,
+    Edit, Listing, MARK_OF_NETWORK, MARK_OF_PORTS, MARKED_PORT, PAUSE, SCHEDULERS, Step, VIPS, what_ends_connections,
 };
 use super::subject::Subject;
 
@@ -26,13 +26,11 @@ const WINDOW: usize = 4;
 const STANDING: u64 = 20;
 /// A pause is made of such steps, in nanoseconds, so that timers run in their order.
 const STRIDE: u64 = 10_000_000_000;
-/// A little more than one of the kernel's ticks: what is to end at once is over then. All that a scenario has of them
-/// must be less than five seconds, by which the time that is left to a connection would be rounded otherwise.
-const TICK: u64 = 12_000_000;
-/// What an edit leaves to a worker of the kernel's takes another.
-const TICK_OF_EDITS: u64 = 2 * TICK;
+/// Two of the kernel's ticks.
+const TICK: u64 = 20_000_000;
 const SECOND: u64 = 1_000_000_000;
-/// What may be lost to that and to the machine, and how often a scenario is run for it.
+/// By five seconds the time that is left to a connection would be rounded otherwise. How often a scenario is run until the
+/// machine leaves the kernel that much.
 const MOST_MOVED: u64 = 49 * SECOND / 10;
 const TRIES: usize = 5;
 /// An edit that always fails, and what is said about it: what comes before it is done.
@@ -276,8 +274,8 @@ impl Kernel {
     }
 
     /// Long enough for what ends at once to be gone: the kernel leaves that to a timer.
-    fn tick(&mut self, length: u64) {
-        self.clock.set(self.clock.now() + length, 0);
+    fn tick(&mut self) {
+        self.clock.set(self.clock.now() + TICK, 0);
         self.sh("read -t 0.001 nothing <&6");
         self.clock.stand();
     }
@@ -372,7 +370,7 @@ impl Kernel {
         // All scenarios have the same time, just after the end of a pause. The last strides are short enough that the
         // kernel's own timers are in step again.
         self.clock.set(self.end_of_pause() - 2 * STRIDE, 0);
-        self.tick(TICK);
+        self.tick();
         self.pause();
         (self.paused, self.moved) = (false, 0);
         let ends = what_ends_connections(steps);
@@ -392,38 +390,19 @@ impl Kernel {
             answers.extend(frames.iter().zip(&came).map(|(sent, came)| vec![packet::answer(sent, came)]));
             if at > first {
                 if ends[at - 1] {
-                    self.tick(TICK);
+                    self.tick();
                 }
                 self.moved = self.moved.max(self.clock.now() - self.stood);
                 continue;
             }
             answers.push(self.other_step(&steps[at]));
             if ends[at] {
-                self.tick(TICK_OF_EDITS);
+                self.tick();
             }
             at += 1;
         }
         answers
     }
-}
-
-/// Which steps may end a connection at once: another packet of a conversation whose real may be gone, a SYN of one that has
-/// begun before; and the removal of a real, if that ends its connections.
-fn what_ends_connections(steps: &[Step]) -> Vec<bool> {
-    let (mut begun, mut expires) = (HashSet::new(), false);
-    let ends = |step: &Step| match step {
-        Step::Edit(Edit::Sysctl(Sysctl::ExpireNodestConn, on)) => {
-            expires |= on;
-            false
-        }
-        Step::Edit(Edit::DeleteReal(..) | Edit::DeleteService(_)) => expires,
-        Step::Packet(packet) => {
-            let known = !begun.insert((packet.source, packet.destination));
-            known && (expires || matches!(packet.kind, Kind::Tcp(flags) if flags & 2 != 0))
-        }
-        _ => false,
-    };
-    steps.iter().map(ends).collect()
 }
 
 impl Drop for Kernel {

@@ -368,3 +368,22 @@ fn needs_of(step: &Step) -> Vec<Capability> {
         Step::Edit(Edit::Sysctl(..)) => vec![Capability::Sysctls],
     }
 }
+
+/// Which steps may end a connection at once: another packet of a conversation whose real may be gone, a SYN of one that has
+/// begun before; and the removal of a real, if that ends its connections.
+pub fn what_ends_connections(steps: &[Step]) -> Vec<bool> {
+    let (mut begun, mut expires) = (HashSet::new(), false);
+    let ends = |step: &Step| match step {
+        Step::Edit(Edit::Sysctl(Sysctl::ExpireNodestConn, on)) => {
+            expires |= on;
+            false
+        }
+        Step::Edit(Edit::DeleteReal(..) | Edit::DeleteService(_)) => expires,
+        Step::Packet(packet) => {
+            let known = !begun.insert((packet.source, packet.destination));
+            known && (expires || matches!(packet.kind, Kind::Tcp(flags) if flags & 2 != 0))
+        }
+        _ => false,
+    };
+    steps.iter().map(ends).collect()
+}
