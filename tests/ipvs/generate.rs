@@ -220,10 +220,12 @@ impl Generator<'_> {
     }
 
     /// What becomes of the connections of a removed real is one setting for the kernel and one of each service for us;
-    /// a service that was deleted keeps its own.
+    /// a service that was deleted keeps its own. And where it comes into force for connections that stand, the kernel takes
+    /// its own reset for a packet of the connection, which it keeps for that.
     fn set_sysctl(&mut self, which: Sysctl, on: bool) {
         let is_gone = |key: &Key| !self.services.contains_key(key);
-        if which != Sysctl::ExpireNodestConn || !self.again.iter().any(is_gone) {
+        let stands = self.again.iter().any(is_gone) || on && !self.removed.is_empty();
+        if which != Sysctl::ExpireNodestConn || !stands {
             self.push(Edit::Sysctl(which, on));
         }
     }
