@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use common::*;
 use drover::config::edit::{self, Edit, RealWords, ServiceWords};
-use drover::config::{Config, MacMatch, MatchRule, Ports, Protocol, RealConfig, Scheduler, ServiceConfig, Takes};
+use drover::config::{
+    Config, MacMatch, MatchRule, OnRemoved, Ports, Protocol, RealConfig, Scheduler, ServiceConfig, Takes,
+};
 use drover::packet::{Ipv4Net, Mac};
 use drover::service::{Asked, Composer, Found, Reach, ServiceId, Snapshot, Station};
 use proptest::prelude::*;
@@ -187,6 +189,23 @@ fn web(reals: Vec<RealConfig>) -> Arc<ServiceConfig> {
 
 fn everybody(_: usize, address: Ipv4Addr) -> Reach {
     Reach::At(real_mac(address.octets()[3]))
+}
+
+#[test]
+fn the_dead_are_looked_for_until_every_table_was_gone_through() {
+    let mut config = config();
+    let mut web = (*config.services[0]).clone();
+    web.settings.on_removed = OnRemoved::Reset;
+    config.services[0] = Arc::new(web.clone());
+    let mut composer = Composer::new(config.limits, vec![station()]);
+    assert!(!composer.compose(1, &config, &everybody).snapshot.clearing);
+    web.reals.pop();
+    config.services[0] = Arc::new(web);
+    assert!(composer.compose(2, &config, &everybody).snapshot.clearing, "its connections have ended");
+    composer.release(1);
+    assert!(composer.refresh(3, &[], &everybody).clearing, "not yet since the second");
+    composer.release(2);
+    assert!(!composer.refresh(4, &[], &everybody).clearing);
 }
 
 #[test]

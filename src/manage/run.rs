@@ -155,11 +155,16 @@ impl Snapshots {
         }
         self.released = swept;
         self.composer.release(swept);
-        if self.waiting.is_empty() {
-            return false;
+        if !self.waiting.is_empty() {
+            self.compose(manager);
+            return true;
         }
-        self.compose(manager);
-        true
+        let is_done = !self.composer.registry().is_clearing();
+        if is_done {
+            // Sweeps look for the dead no more: that costs them a line of memory a flow.
+            self.refresh(manager, &[]);
+        }
+        is_done
     }
 }
 
